@@ -1,0 +1,1 @@
+"""What is learned: functions from parameters and a batch to a loss."""

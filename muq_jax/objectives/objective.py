@@ -1,0 +1,55 @@
+"""The interface between what is learned and the training step."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+import jax
+
+from muq_jax.objectives.metric import Mean
+
+Batch = Mapping[str, jax.Array]
+"""`wave` float32 [B, S]; `num_samples` int32 [B], 0 in a padding row; `row` int32 [B], global."""
+
+
+class LossOutput(NamedTuple):
+    """One batch's loss and what goes with it.
+
+    loss: scalar, a mean; 0 when `weight` is 0.
+    weight: scalar, what the mean was taken over (masked or valid tokens): micro-batches are joined by it.
+    model_state: the collections that no gradient trains, after this batch; unchanged when not training.
+    metrics: named means.
+    updates: what `Objective.replace` writes into the parameters, or None.
+    """
+
+    loss: jax.Array
+    weight: jax.Array
+    model_state: dict[str, Any]
+    metrics: dict[str, Mean]
+    updates: Any = None
+
+
+class Objective(Protocol):
+    """A model, its loss, and the state that goes with both."""
+
+    def init(self, key: jax.Array) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Returns fresh `(params, model_state)`."""
+        ...
+
+    def loss(
+        self,
+        params: dict[str, Any],
+        model_state: dict[str, Any],
+        batch: Batch,
+        key: jax.Array,
+        *,
+        train: bool,
+    ) -> LossOutput:
+        """Returns the loss of a batch.
+
+        All chance comes from `key` and `batch["row"]`: every micro-batch of a step gets the step's key.
+        """
+        ...
+
+    def replace(self, params: dict[str, Any], updates: Any) -> dict[str, Any]:
+        """Returns `params` with `updates` written in; called before the optimiser's update is added."""
+        ...

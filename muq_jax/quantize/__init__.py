@@ -1,0 +1,1 @@
+"""Vectors to discrete codes and back."""
