@@ -1,0 +1,1 @@
+"""From audio files to batches of numpy arrays. No jax in here: its workers are fresh processes."""

@@ -1,0 +1,167 @@
+"""From a source to batches, in an order that is a function of (seed, step) alone.
+
+Row r of global batch k is example k * G + r of `source.seed(s).shuffle().repeat().random_map(crop)`, G rows a batch.
+Nothing in that depends on how many hosts read it, each its own rows, nor on how many workers do the reading: batches are
+formed before they are handed to workers. So a run resumes by starting at a step, on any topology, and the masks, noise
+and dropout that are drawn by row fall on the same clips.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import TypedDict
+
+import grain
+import numpy as np
+from absl import flags
+
+from muq_jax.data.sources import Source
+from muq_jax.data.transforms import Augment, CentreCrop, Crop, RandomCrop
+from muq_jax.errors import UserError
+
+Rows = tuple[int, int]
+
+
+class Batch(TypedDict):
+    """This host's n rows of one global batch.
+
+    wave: float32 [n, crop_samples], zeros after each row's samples. num_samples: int32 [n]. row: int32 [n], the row's
+    number in the global batch. id: the n clips' ids; "" where `make_eval_batches` filled up its last batch.
+    """
+
+    wave: np.ndarray
+    num_samples: np.ndarray
+    row: np.ndarray
+    id: list[str]
+
+
+class Batches(Iterator[Batch]):
+    """An iterator over batches; `close` it, or use it in a `with`, to end its threads and worker processes."""
+
+    def __init__(self, dataset: grain.MapDataset, *, num_workers: int, num_threads: int):
+        # An element is a whole batch: one ready for each thread is enough, grain's default of 500 would fill memory.
+        options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=num_threads)
+        batches = dataset.to_iter_dataset(options)
+        if num_workers > 0:
+            # grain reads an absl flag here and fails in any program that did not start by `absl.app.run`.
+            if not flags.FLAGS.is_parsed():
+                flags.FLAGS.mark_as_parsed()
+            batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
+        self._iterator = iter(batches)
+
+    def __next__(self) -> Batch:
+        return next(self._iterator)
+
+    def close(self) -> None:
+        self._iterator.close()
+
+    def __enter__(self) -> "Batches":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+
+def make_batches(
+    source: Source,
+    *,
+    batch_size: int,
+    crop_samples: int,
+    seed: int,
+    start_step: int = 0,
+    num_epochs: int | None = None,
+    rows: Rows | None = None,
+    num_workers: int = 0,
+    num_threads: int = 4,
+    augment: Augment | None = None,
+    shuffle: bool = True,
+) -> Batches:
+    """Returns training batches: random crops, every clip once an epoch, in another order every epoch.
+
+    Args:
+      source: random access to examples, see `data.sources`.
+      batch_size: rows of the global batch, over all hosts.
+      crop_samples: length of every row at 24 kHz; shorter clips are zero-padded.
+      seed: from 0 to 2**32 - 1; decides order, crops and augmentation.
+      start_step: the first batch to give, as if those before had been read.
+      num_epochs: passes over the source; a last, incomplete batch is dropped. None never ends.
+      rows: (first, one past the last) row of every global batch that this host reads; None reads all.
+      num_workers: processes that make batches; with 0 it is threads of this process, which is as fast on few cores
+        and starts at once. A script that uses processes needs the `if __name__ == "__main__"` guard.
+      num_threads: batches made at a time by each process; so many are held in memory, too.
+      augment: what else to draw for each crop.
+      shuffle: False takes the source in its own order.
+
+    Raises:
+      UserError: the source is empty, or smaller than one batch while `num_epochs` is given.
+    """
+    dataset = grain.MapDataset.source(_not_empty(source)).seed(seed)
+    if shuffle:
+        dataset = dataset.shuffle()
+    dataset = dataset.repeat(num_epochs).random_map(RandomCrop(crop_samples, augment or Augment()))
+    if len(dataset) < batch_size:
+        raise UserError(f"{source}: {len(dataset)} examples in {num_epochs} epochs do not fill one batch of {batch_size}")
+    batches = _HostRows(dataset, batch_size, rows, num_batches=len(dataset) // batch_size)
+    return Batches(batches[start_step:], num_workers=num_workers, num_threads=num_threads)
+
+
+def make_eval_batches(
+    source: Source,
+    *,
+    batch_size: int,
+    crop_samples: int,
+    rows: Rows | None = None,
+    num_workers: int = 0,
+    num_threads: int = 4,
+) -> Batches:
+    """Returns evaluation batches: the middle of every clip, once, in the source's order; nothing is drawn.
+
+    The last batch is filled up with rows of no samples (zero wave, `num_samples` 0, id ""), so that all batches have
+    one shape; weigh rows by `num_samples > 0`. Arguments as in `make_batches`.
+    """
+    dataset = grain.MapDataset.source(_not_empty(source)).map(CentreCrop(crop_samples))
+    filler: Crop = {"id": "", "wave": np.zeros(crop_samples, np.float32), "num_samples": 0}
+    batches = _HostRows(dataset, batch_size, rows, num_batches=-(-len(dataset) // batch_size), filler=filler)
+    return Batches(batches, num_workers=num_workers, num_threads=num_threads)
+
+
+class _HostRows(grain.MapDataset):
+    """Rows [lo, hi) of every global batch; element k is this host's part of batch k.
+
+    It comes after `random_map`, whose random numbers are keyed by the index it sees: the global one here, so that no two
+    hosts draw the same.
+    """
+
+    def __init__(
+        self, parent: grain.MapDataset, batch_size: int, rows: Rows | None, num_batches: int, filler: Crop | None = None
+    ):
+        super().__init__(parent)
+        lo, hi = rows or (0, batch_size)
+        if not 0 <= lo < hi <= batch_size:
+            raise ValueError(f"rows {rows} are not rows of a batch of {batch_size}")
+        self._batch_size, self._rows = batch_size, range(lo, hi)
+        self._num_batches, self._filler = num_batches, filler
+
+    def __len__(self) -> int:
+        return self._num_batches
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return self.slice(index)
+        first = index * self._batch_size
+        end = first + self._batch_size if self._filler is None else len(self._parent)
+        crops = [self._parent[first + r] if first + r < end else self._filler for r in self._rows]
+        return _collate(crops, self._rows)
+
+
+def _collate(crops: Sequence[Crop], rows: range) -> Batch:
+    return {
+        "wave": np.stack([crop["wave"] for crop in crops]),
+        "num_samples": np.array([crop["num_samples"] for crop in crops], np.int32),
+        "row": np.array(rows, np.int32),
+        "id": [crop["id"] for crop in crops],
+    }
+
+
+def _not_empty(source: Source) -> Source:
+    if len(source) == 0:
+        raise UserError(f"{source}: no example in it")
+    return source
