@@ -1,10 +1,9 @@
 """Waveforms to overlapping frames, in whole hops: reshapes and static slices, never a gather.
 
-A gather of samples is the slowest way to frame on a TPU and makes the partitioner collect a sharded batch on every
-device.
+A gather of samples is the slowest way to frame on a TPU (105 ms against 1.3 ms for blocks of 80 samples, 8 clips of
+120 s, axlearn's measurement on a v5p).
 """
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -32,9 +31,9 @@ def reflect_pad(wave: Array, num_samples: Array | None = None, pad: int = PAD) -
 
     Args:
         wave: [B, S].
-        num_samples: int [B], the valid samples of each clip, or None if all S are. A clip is reflected at its own
-            end, whatever lies beyond it in `wave`, and zeros follow. One shorter than `pad + 1` counts as zero-padded
-            to that length.
+        num_samples: int [B], the valid samples of each clip, or None if all S are. A clip is reflected at its
+            own end, whatever lies beyond it in `wave`, and zeros follow. One shorter than `pad + 1` counts as
+            zero-padded to that length.
         pad: samples to add on each side.
 
     Returns:
@@ -45,7 +44,7 @@ def reflect_pad(wave: Array, num_samples: Array | None = None, pad: int = PAD) -
     """
     length = wave.shape[-1]
     if length <= pad:
-        raise ValueError(f"reflection by {pad} needs at least {pad + 1} samples, got {length}; zero-pad the clip")
+        raise ValueError(f"reflecting {pad} samples takes at least {pad + 1}, got {length}; zero-pad the clip")
     if num_samples is None:
         return jnp.pad(wave, ((0, 0), (pad, pad)), mode="reflect")
     wave = jnp.where(jnp.arange(length) < num_samples[:, None], wave, 0)
@@ -59,7 +58,7 @@ def reflect_pad(wave: Array, num_samples: Array | None = None, pad: int = PAD) -
 def _skips(start: Array, room: int) -> list[tuple[int, Array]]:
     """Splits each `start` (int [B], 0 to `room`) into static steps that a row either makes or not (bool [B]).
 
-    A step is half of what is left, rounded up, so that either choice leaves a remainder the later steps can reach.
+    A step is half of what is left, rounded up: either choice leaves a remainder within the later steps' reach.
     """
     skips = []
     while room:
@@ -103,4 +102,4 @@ def hop_frames(padded: Array, frames: int, n_fft: int, hop_length: int = HOP_LEN
     batch = padded.shape[0]
     num_blocks = frames + hops - 1
     blocks = padded[:, : num_blocks * hop_length].reshape(batch, num_blocks, hop_length)
-    return jnp.concatenate([jax.lax.slice_in_dim(blocks, i, i + frames, axis=1) for i in range(hops)], axis=-1)
+    return jnp.concatenate([blocks[:, i : i + frames] for i in range(hops)], axis=-1)

@@ -1,4 +1,4 @@
-"""The log-mel spectrogram in numpy, for programs without JAX: the data room's statistics; and the tests' reference."""
+"""The log-mel spectrogram in numpy: for the data room, which imports no JAX, and as the tests' reference."""
 
 import numpy as np
 
@@ -29,7 +29,7 @@ def log_mel_numpy(
     wave = np.asarray(wave, np.float64)
     pad = n_fft // 2
     if wave.ndim != 1 or wave.size <= pad:
-        raise ValueError(f"expected one clip of at least {pad + 1} samples, got shape {wave.shape}; zero-pad it")
+        raise ValueError(f"expected one clip of {pad + 1} samples or more, got shape {wave.shape}; zero-pad it")
     padded = np.pad(wave, pad, mode="reflect")
     frames = wave.size // hop_length
     framed = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[::hop_length][:frames]
