@@ -1,7 +1,7 @@
 """The front end's constants in numpy float64: window, mel filterbank, windowed Fourier basis.
 
-Built here rather than by librosa, whose `filters` module takes up to half a minute to import (numba); the tests
-hold them equal to librosa's.
+Built here rather than by librosa, whose `filters` module takes up to half a minute to import (numba); the
+tests hold them equal to librosa's.
 """
 
 import functools
@@ -51,7 +51,9 @@ def mel_filterbank(sample_rate_hz: int, n_fft: int, num_mels: int) -> np.ndarray
     bank = np.maximum(0, np.minimum(rising, falling))
     empty = np.flatnonzero(bank.max(axis=0) == 0)
     if empty.size:
-        raise ValueError(f"num_mels={num_mels} is too many for n_fft={n_fft}: bands {empty.tolist()} are empty")
+        raise ValueError(
+            f"num_mels={num_mels} is too many for n_fft={n_fft}: bands {empty.tolist()} are empty"
+        )
     return _frozen(bank)
 
 
@@ -59,12 +61,12 @@ def mel_filterbank(sample_rate_hz: int, n_fft: int, num_mels: int) -> np.ndarray
 def windowed_dft(n_fft: int, hop_length: int) -> tuple[np.ndarray, np.ndarray]:
     """The real Fourier transform of a Hann-windowed frame, as two matrices.
 
-    Zero rows are appended up to the next multiple of `hop_length` (2048 to 2160 = 9 x 240), so that frames can
-    be cut as whole hops: on TPU, framing by sample costs more than the transform.
+    Zero rows are appended up to the next multiple of `hop_length` (2048 to 2160 = 9 x 240), so that frames
+    can be cut as whole hops: on TPU, framing by sample costs more than the transform.
 
     Returns:
-        Cosine and (negative) sine basis, float64, each [n_fft rounded up to whole hops, n_fft // 2 + 1]: a frame
-        times the first is the spectrum's real part, times the second its imaginary part.
+        Cosine and (negative) sine basis, float64, each [n_fft rounded up to whole hops, n_fft // 2 + 1]: a
+        frame times the first is the spectrum's real part, times the second its imaginary part.
     """
     num_rows = -(-n_fft // hop_length) * hop_length
     # The product is reduced modulo n_fft as integers: cos of a large angle would lose digits.

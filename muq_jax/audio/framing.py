@@ -1,7 +1,7 @@
 """Waveforms to overlapping frames, in whole hops: reshapes and static slices, never a gather.
 
-A gather of samples is the slowest way to frame on a TPU (105 ms against 1.3 ms for blocks of 80 samples, 8 clips of
-120 s, axlearn's measurement on a v5p).
+A gather of samples is the slowest way to frame on a TPU (105 ms against 1.3 ms for blocks of 80 samples, 8
+clips of 120 s, axlearn's measurement on a v5p).
 """
 
 import jax.numpy as jnp
@@ -44,7 +44,9 @@ def reflect_pad(wave: Array, num_samples: Array | None = None, pad: int = PAD) -
     """
     length = wave.shape[-1]
     if length <= pad:
-        raise ValueError(f"reflecting {pad} samples takes at least {pad + 1}, got {length}; zero-pad the clip")
+        raise ValueError(
+            f"reflecting {pad} samples takes at least {pad + 1}, got {length}; zero-pad the clip"
+        )
     if num_samples is None:
         return jnp.pad(wave, ((0, 0), (pad, pad)), mode="reflect")
     wave = jnp.where(jnp.arange(length) < num_samples[:, None], wave, 0)
@@ -58,7 +60,8 @@ def reflect_pad(wave: Array, num_samples: Array | None = None, pad: int = PAD) -
 def _skips(start: Array, room: int) -> list[tuple[int, Array]]:
     """Splits each `start` (int [B], 0 to `room`) into static steps that a row either makes or not (bool [B]).
 
-    A step is half of what is left, rounded up: either choice leaves a remainder within the later steps' reach.
+    A step is half of what is left, rounded up: either choice leaves a remainder within the later steps'
+    reach.
     """
     skips = []
     while room:

@@ -1,8 +1,8 @@
 """The log-mel spectrogram that every model here hears, in float32 whatever the models compute in.
 
-Equal to torchaudio's `MelSpectrogram` + `AmplitudeToDB` as the PyTorch MuQ calls them: Hann window of 2048 samples,
-hop 240, centred with reflection, power spectrum, 128 HTK bands without area norm, 10 log10 without `top_db`, last
-frame dropped.
+Equal to torchaudio's `MelSpectrogram` + `AmplitudeToDB` as the PyTorch MuQ calls them: Hann window of 2048
+samples, hop 240, centred with reflection, power spectrum, 128 HTK bands without area norm, 10 log10 without
+`top_db`, last frame dropped.
 """
 
 import dataclasses
@@ -26,8 +26,8 @@ class MelConfig:
     Attributes:
         mean, std: of the dB mel over the training data; the defaults are those of the released MuQ (MSD).
         stft: "rfft", "matmul" or "auto", which is rfft where the program is compiled for a CPU, else matmul.
-            Under jit, rfft gathers a sharded batch on every device and is slow on a TPU; matmul takes five times
-            as long on a CPU.
+            Under jit, rfft gathers a sharded batch on every device and is slow on a TPU; matmul takes five
+            times as long on a CPU.
     """
 
     sample_rate_hz: int = 24_000
@@ -55,16 +55,16 @@ def log_mel(wave: Array, num_samples: Array | None = None, *, config: MelConfig 
         wave: [B, S] at `config.sample_rate_hz`, any float type: it is cast to float32 first, and no step uses
             fewer bits, whatever the default matmul precision.
         num_samples: int [B], the valid samples of each clip, or None if all S are. Each clip comes out as it
-            would alone: reflected at its own end, its frames past `num_samples // hop_length` set to 0.0 (not to
-            silence, which is -100 dB: a reader has to mask them).
+            would alone: reflected at its own end, its frames past `num_samples // hop_length` set to 0.0 (not
+            to silence, which is -100 dB: a reader has to mask them).
         config: default `MelConfig()`.
 
     Returns:
         [B, S // hop_length, F] float32
 
     Raises:
-        ValueError: S is under n_fft // 2 + 1. Zero-pad such clips to that (`framing.MIN_SAMPLES`), and count the
-            zeros in `num_samples`.
+        ValueError: S is under n_fft // 2 + 1. Zero-pad such clips to that (`framing.MIN_SAMPLES`), and count
+            the zeros in `num_samples`.
     """
     config = config or MelConfig()
     frames = num_frames(wave.shape[-1], config.hop_length)

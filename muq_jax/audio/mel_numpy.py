@@ -29,7 +29,9 @@ def log_mel_numpy(
     wave = np.asarray(wave, np.float64)
     pad = n_fft // 2
     if wave.ndim != 1 or wave.size <= pad:
-        raise ValueError(f"expected one clip of {pad + 1} samples or more, got shape {wave.shape}; zero-pad it")
+        raise ValueError(
+            f"expected one clip of {pad + 1} samples or more, got shape {wave.shape}; zero-pad it"
+        )
     padded = np.pad(wave, pad, mode="reflect")
     frames = wave.size // hop_length
     framed = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[::hop_length][:frames]
