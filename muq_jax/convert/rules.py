@@ -1,0 +1,247 @@
+"""One language for both directions between PyTorch's names and layouts and ours.
+
+A table says, for every tensor of a PyTorch state dict, either where it lives in our variables (`Rule`) or why nobody reads
+it (`Unused`). Reading and writing use the same rows, so they cannot disagree, and whatever a table does not name is an
+error that names it: the PyTorch original loads with strict=False and never reports a missing tensor.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from muq_jax.errors import UserError
+
+Tensors = dict[str, np.ndarray]
+Tree = dict[str, Any]
+
+LINEAR = "oi->io"
+POINTWISE = "oi1->io"  # a convolution with a kernel of one, which is a linear map
+DEPTHWISE = "c1k->kc"
+CONV2D = "oihw->hwio"
+
+_SHOWN = 8  # names listed in one message
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Where a PyTorch tensor lives in our variables.
+
+    Attributes:
+        torch: its PyTorch name. With `stack`, a name holding `{n}` for n = 0 ... stack - 1.
+        path: our path, `collection/module/.../leaf`.
+        layout: the axes there and here, one letter an axis and `1` an axis of size one that only one side has, as in
+            `oi1->io`. Empty where both sides hold the same array.
+        stack: number of tensors that become one array with a leading axis (the layers of a scan); 0 means one tensor.
+    """
+
+    torch: str
+    path: str
+    layout: str = ""
+    stack: int = 0
+
+    def names(self) -> list[str]:
+        """The PyTorch names that this rule reads and writes."""
+        return [self.torch.format(n=n) for n in range(self.stack)] if self.stack else [self.torch]
+
+    def to_ours(self, tensors: list[np.ndarray]) -> np.ndarray:
+        """Our array from the tensors of `names()`."""
+        arrays = [_relayout(tensor, *self._sides()) for tensor in tensors]
+        return np.stack(arrays) if self.stack else arrays[0]
+
+    def to_torch(self, array: np.ndarray) -> list[np.ndarray]:
+        """The tensors of `names()` from our array."""
+        return [_relayout(a, *reversed(self._sides())) for a in (array if self.stack else [array])]
+
+    def torch_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape that every tensor of `names()` has where our array has `shape`."""
+        ours = shape[1:] if self.stack else shape
+        theirs, mine = self._sides()
+        sizes = dict(zip(mine, ours, strict=True)) if mine else {}
+        return tuple(1 if axis == "1" else sizes[axis] for axis in theirs) if theirs else ours
+
+    def _sides(self) -> list[str]:
+        return self.layout.split("->") if self.layout else ["", ""]
+
+
+@dataclass(frozen=True)
+class Unused:
+    """A tensor that upstream stores and never reads in use, or that we can compute: left out here, written on export.
+
+    Attributes:
+        torch: its PyTorch name; ending in `.*`, every name that begins like this.
+        shape: its shape; None for such a group, which is left out in reading and never written.
+        reason: why nothing of ours holds it.
+        value: what export writes where the source had none; None means zeros.
+        dtype: the stored type. A file may hold another one (BatchNorm counters have been seen as float32).
+    """
+
+    torch: str
+    shape: tuple[int, ...] | None
+    reason: str
+    value: np.ndarray | None = None
+    dtype: str = "float32"
+
+    def covers(self, name: str) -> bool:
+        """Whether a tensor of this canonical name is meant."""
+        if self.shape is None:
+            return name.startswith(self.torch.removesuffix("*"))
+        return name == canonical_name(self.torch)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Every tensor of one model's state dict, used or not."""
+
+    rules: tuple[Rule, ...]
+    unused: tuple[Unused, ...] = ()
+
+
+def from_torch(
+    tensors: Mapping[str, np.ndarray], table: Table, template: Tree, source: str = "the weights"
+) -> Tree:
+    """Our variables from a PyTorch state dict.
+
+    Args:
+        tensors: name to array, of any float type, with weight norm in any of its spellings.
+        table: the model's table.
+        template: variables of the model as arrays or shapes (`jax.eval_shape`); decides shapes and types.
+        source: what to call the tensors in an error.
+
+    Returns:
+        Nested dictionaries of numpy arrays with the template's structure.
+
+    Raises:
+        UserError: names every tensor that is missing, not in the table, or of another shape.
+    """
+    wanted = _expected_shapes(table, template)
+    found = _canonical(tensors, wanted)
+    problems = [f"missing {name} {shape}" for name, shape in wanted.items() if name not in found]
+    for name, array in found.items():
+        expected = [wanted[name]] if name in wanted else [u.shape for u in table.unused if u.covers(name)]
+        if not expected:
+            problems.append(f"unknown {name} {array.shape}")
+        elif expected[0] not in (None, array.shape):
+            problems.append(f"{name} has shape {array.shape} where {expected[0]} is expected")
+    if problems:
+        more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        raise UserError(
+            f"{source}: the tensors do not fit the configuration ({len(problems)} differences): "
+            f"{'; '.join(problems[:_SHOWN])}{more}. Check that config.json belongs to these weights."
+        )
+    leaves = dict(flatten(template))
+    tree: Tree = {}
+    for rule in table.rules:
+        arrays = [found[canonical_name(name)] for name in rule.names()]
+        _put(tree, rule.path, rule.to_ours(arrays).astype(leaves[rule.path].dtype))
+    return tree
+
+
+def to_torch(variables: Tree, table: Table) -> Tensors:
+    """The tensors in use of our variables, float32, under their PyTorch names. Nothing that upstream leaves unread."""
+    leaves = dict(flatten(variables))
+    tensors: Tensors = {}
+    for rule in table.rules:
+        array = np.asarray(leaves[rule.path], np.float32)
+        tensors.update(zip(rule.names(), map(np.ascontiguousarray, rule.to_torch(array)), strict=True))
+    return tensors
+
+
+def unused_of(tensors: Mapping[str, np.ndarray], table: Table) -> Tensors:
+    """The tensors of a state dict that the table leaves unread: what an export of the same model copies back."""
+    found = {canonical_name(name): np.asarray(array) for name, array in tensors.items()}
+    return {u.torch: found[name] for u in table.unused if (name := canonical_name(u.torch)) in found}
+
+
+def complete(tensors: Tensors, table: Table, unused: Mapping[str, np.ndarray] | None = None) -> Tensors:
+    """The whole state dict that PyTorch loads with strict=True: `tensors` and what upstream stores beside them.
+
+    Args:
+        tensors: the tensors in use, from `to_torch`.
+        table: the model's table.
+        unused: values of unread tensors to keep, from `unused_of`; the others are written as the table says.
+    """
+    whole = dict(tensors)
+    for entry in table.unused:
+        if entry.shape is None:
+            continue
+        value = (unused or {}).get(entry.torch, entry.value)
+        whole[entry.torch] = (
+            np.zeros(entry.shape, entry.dtype) if value is None else value.astype(entry.dtype)
+        )
+    return whole
+
+
+def params_sha256(tensors: Mapping[str, np.ndarray]) -> str:
+    """A digest of the tensors in use: sorted PyTorch names, shapes and float32 bytes.
+
+    The same weights give the same digest wherever they are kept: in a work directory, its exported folder, or here.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        array = np.ascontiguousarray(tensors[name], dtype="<f4")
+        digest.update(f"{name} {list(array.shape)}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def canonical_name(name: str) -> str:
+    """The one spelling of weight norm that we compare names in; torch renamed its two halves in 2.0."""
+    name = name.replace(".parametrizations.weight.original0", ".weight_g")
+    return name.replace(".parametrizations.weight.original1", ".weight_v")
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every leaf of nested dictionaries with its path `a/b/c`."""
+    for key, value in tree.items():
+        path = f"{prefix}/{key}" if prefix else key
+        if isinstance(value, Mapping):
+            yield from flatten(value, path)
+        else:
+            yield path, value
+
+
+def _canonical(tensors: Mapping[str, np.ndarray], wanted: Mapping[str, tuple[int, ...]]) -> Tensors:
+    """Tensors under canonical names; a folded weight becomes the pair that weight norm would keep of it."""
+    found = {canonical_name(name): np.asarray(tensor) for name, tensor in tensors.items()}
+    for name in wanted:
+        folded = name.removesuffix("_v")
+        if name.endswith(".weight_v") and name not in found and folded in found:
+            weight = found.pop(folded).astype(np.float32)
+            axes = tuple(range(1, weight.ndim))
+            found[name] = weight
+            found[f"{folded}_g"] = np.sqrt(np.sum(weight**2, axis=axes, keepdims=True))
+    return found
+
+
+def _expected_shapes(table: Table, template: Tree) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor in use, by canonical name; holds the table to be one rule a leaf of the template."""
+    leaves = dict(flatten(template))
+    paths = [rule.path for rule in table.rules]
+    if sorted(paths) != sorted(leaves):
+        odd = sorted(set(paths) ^ set(leaves)) or sorted({path for path in paths if paths.count(path) > 1})
+        raise ValueError(f"the rule table and the model's variables differ: {odd}")
+    wanted: dict[str, tuple[int, ...]] = {}
+    for rule in table.rules:
+        shape = rule.torch_shape(tuple(leaves[rule.path].shape))
+        wanted.update((canonical_name(name), shape) for name in rule.names())
+    return wanted
+
+
+def _relayout(array: np.ndarray, source: str, target: str) -> np.ndarray:
+    if not source:
+        return array
+    letters = source.replace("1", "")
+    array = array.reshape([size for axis, size in zip(source, array.shape, strict=True) if axis != "1"])
+    array = array.transpose([letters.index(axis) for axis in target if axis != "1"])
+    sizes = iter(array.shape)
+    return array.reshape([1 if axis == "1" else next(sizes) for axis in target])
+
+
+def _put(tree: Tree, path: str, array: np.ndarray) -> None:
+    *parents, leaf = path.split("/")
+    for parent in parents:
+        tree = tree.setdefault(parent, {})
+    tree[leaf] = array
