@@ -80,9 +80,9 @@ class RVQOutput(NamedTuple):
 class ResidualVQ(nn.Module):
     """Holds the parameters of all books, stacked, and the counters of unused codes.
 
-    Collections: `params` has `in_proj_i` and `out_proj_i` (each g [Q, out], v [Q, in, out], bias [Q, out]) for
-    i below `config.num_projection_layers`, and `codebook` [Q, V, C]; `codebook_state` has `stale_counter`
-    [Q, V], how many training steps in a row each code went unused.
+    Collections: `params` has `codebook` [Q, V, C] and, for i below `config.num_projection_layers`,
+    `in_proj_i` and `out_proj_i`, each with g [Q, out], v [Q, in, out] and bias [Q, out]; `codebook_state`
+    has `stale_counter` [Q, V], how many training steps in a row each code went unused.
     """
 
     config: RVQConfig
@@ -204,9 +204,9 @@ def retire_stale(
 ) -> tuple[jax.Array, Replacement]:
     """Counts steps without use and draws new rows for the codes whose count has reached `tolerance`.
 
-    Usage is that of the whole batch handed in: under jit with a sharded batch, of the global one. As upstream,
-    a stale row becomes the latent of a random token scaled to length one, row v that of the v-th token of one
-    random order.
+    Usage is that of the whole batch handed in: under jit with a sharded batch, of the global one. As
+    upstream, a stale row becomes the latent of a random token scaled to length one, row v that of the v-th
+    token of one random order.
 
     Args:
         counter: float32 [Q, V], steps in a row without use, before this one.
@@ -227,18 +227,30 @@ def retire_stale(
 
     def draw():
         latents = jax.lax.stop_gradient(output.latents).reshape(num_books, -1, code_dim)  # [Q, BT, C]
-        # The largest of independent scores are the head of a random order; invalid tokens come last.
-        scores = jnp.where(valid.reshape(-1), jax.random.uniform(key, latents.shape[:2]), -1.0)
-        num_drawn = min(num_codes, scores.shape[-1])
-        _, order = jax.lax.top_k(scores, num_drawn)  # [Q, num_drawn]
-        # Fewer valid tokens than codes: the order repeats from its start.
-        wrap = jnp.clip(valid.sum(), 1, num_drawn)
-        order = order[:, jnp.arange(num_codes) % wrap]  # [Q, V]
+        order = random_order(key, valid.reshape(-1), num_books, num_codes)  # [Q, V]
         return unit(jnp.take_along_axis(latents, order[..., None], axis=1))
 
     # Stale codes are rare, the sort is not free.
     codebook = jax.lax.cond(stale.any(), draw, lambda: jnp.zeros((num_books, num_codes, code_dim)))
     return jnp.where(stale, 0.0, counter), Replacement(stale, codebook)
+
+
+def random_order(key: jax.Array, valid: jax.Array, num_books: int, num_codes: int) -> jax.Array:
+    """Returns for each book the first V places of a random order of the valid tokens, int32 [Q, V].
+
+    Where there are fewer valid tokens than codes the order repeats from its start.
+
+    Args:
+        key: decides the orders.
+        valid: bool [N].
+        num_books: Q.
+        num_codes: V.
+    """
+    # The places of the largest of independent scores head a random order; invalid tokens come last.
+    scores = jnp.where(valid, jax.random.uniform(key, (num_books, valid.size)), -1.0)
+    num_drawn = min(num_codes, valid.size)
+    _, order = jax.lax.top_k(scores, num_drawn)  # [Q, num_drawn]
+    return order[:, jnp.arange(num_codes) % jnp.clip(valid.sum(), 1, num_drawn)]
 
 
 def replace_rows(params: Mapping[str, Any], replacement: Replacement) -> dict[str, Any]:
