@@ -182,7 +182,7 @@ def _one_of(row: dict[str, Any], names: Sequence[str], where: str) -> Any:
 def _count(name: str, value: Any, least: int, where: str) -> int | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value) or value < least:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value % 1 != 0 or value < least:
         raise UserError(f"{where}: `{name}` is {value!r}; expected a whole number, at least {least}")
     return int(value)
 

@@ -62,8 +62,10 @@ def make_source(spec: Any, *, split: str | None = None, keep_channels: bool = Fa
     name = os.fspath(spec)
     kind, _, rest = name.partition(":")
     if kind == "toy_music":
-        from muq_jax.data.toy_music import ToyMusicSource
+        from muq_jax.data.toy_music import SPLITS, ToyMusicSource
 
+        if split not in (None, *SPLITS):
+            raise UserError(f"source {name!r}: no split {split!r}; found {', '.join(sorted(set(SPLITS)))}")
         if rest and not (rest.isdecimal() and int(rest) > 0):
             raise UserError(f"source {name!r}: expected toy_music or toy_music:NUM_CLIPS, such as toy_music:256")
         return ToyMusicSource(num_clips=int(rest or _TOY_CLIPS), seed=0, split=split)

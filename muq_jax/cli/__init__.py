@@ -1,0 +1,72 @@
+"""The frame of the commands: finds one, parses its arguments, and turns the outcome into an exit status.
+
+A command is a module here with
+
+    EXAMPLE: str                                   one line that can be copied
+    def add_arguments(parser) -> None
+    def run(args) -> int                           an exit status, usually DONE
+
+and a row in `COMMANDS`. Only the module of the command asked for is imported.
+"""
+
+import argparse
+import difflib
+import importlib
+import signal
+import sys
+from collections.abc import Sequence
+
+from muq_jax import __version__
+from muq_jax.errors import UserError
+
+DONE, FAILED, WRONG_USAGE, SOME_FILES_FAILED, INTERRUPTED = 0, 1, 2, 3, 75
+
+COMMANDS = {
+    "prepare": "decode, resample and check audio; write shards, a manifest, statistics and a list of rejects",
+}
+
+PROGRAM = "python -m muq_jax"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit status; see DONE and its neighbours."""
+    name, *rest = (sys.argv[1:] if argv is None else list(argv)) or [""]
+    if name in ("-h", "--help"):
+        print(_overview())
+        return DONE
+    if name == "--version":
+        print(__version__)
+        return DONE
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(COMMANDS)}"
+        print(f"error: no command {name!r}; {hint}" if name else _overview(), file=sys.stderr)
+        return WRONG_USAGE
+
+    command = importlib.import_module(f"muq_jax.cli.{name}")
+    parser = argparse.ArgumentParser(
+        prog=f"{PROGRAM} {name}",
+        description=COMMANDS[name],
+        epilog=f"example:\n  {command.EXAMPLE}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_arguments(parser)
+    args = parser.parse_args(rest)
+    # A machine that is taken away says so by SIGTERM: end as after Ctrl-C, with everything tidied up.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return command.run(args)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again", file=sys.stderr)
+        return INTERRUPTED
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    rows = "\n".join(f"  {name:<{width}}  {does}" for name, does in COMMANDS.items())
+    return f"usage: {PROGRAM} COMMAND ...\n\n{rows}\n\n`{PROGRAM} COMMAND --help` shows an example."
