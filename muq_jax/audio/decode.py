@@ -30,9 +30,8 @@ AUDIO_EXTENSIONS = AV_EXTENSIONS | {
 """Lower-case suffixes by which a folder is searched; a file named outright may have any."""
 
 BLOCK_SAMPLES = 1 << 18
-# What may be missing before a file counts as cut short: encoders disagree by a few frames on delay and
-# padding.
-TRUNCATION_TOLERANCE_SECONDS = 0.1
+# What may be missing before a file counts as cut short: encoders disagree by a frame or two (26 ms each).
+TRUNCATION_TOLERANCE_SECONDS = 0.05
 
 PathLike = str | os.PathLike
 Channel = Literal["mean"] | int
@@ -209,8 +208,9 @@ def _open_sndfile(path: PathLike) -> Iterator[tuple[AudioInfo, Iterator[np.ndarr
     try:
         with contextlib.ExitStack() as stack:
             file = stack.enter_context(_ForwardOnly(path))
-            if file.format == "MP3" and not mp3.states_length(data := Path(path).read_bytes()):
-                file = stack.enter_context(_ForwardOnly(io.BytesIO(mp3.with_length(data))))
+            if file.format == "MP3" and not mp3.states_length(path):
+                with_length = mp3.with_length(Path(path).read_bytes())
+                file = stack.enter_context(_ForwardOnly(io.BytesIO(with_length)))
             # A FLAC written to a pipe has no length; libsndfile then gives the largest integer.
             num_samples = file.frames if file.frames < 1 << 62 else None
             yield AudioInfo(file.samplerate, file.channels, num_samples, file.format), _sndfile_blocks(file)
@@ -243,7 +243,7 @@ def _open_av(path: PathLike) -> Iterator[tuple[AudioInfo, Iterator[np.ndarray]]]
             stream = container.streams.audio[0]
             num_samples = None
             # Only MP4 states its length; elsewhere ffmpeg guesses from the bit rate.
-            if "mp4" in container.format.name and stream.duration:
+            if "mp4" in container.format.name and stream.duration and stream.time_base:
                 num_samples = round(stream.duration * stream.time_base * stream.rate)
             info = AudioInfo(stream.rate, stream.channels, num_samples, container.format.name)
             yield info, _av_blocks(container, av.AudioResampler(format="fltp"))

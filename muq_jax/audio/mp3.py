@@ -6,6 +6,7 @@ file's size: of a VBR file with a loud start it then decodes a fifth and reports
 the frame it lacks.
 """
 
+import os
 import struct
 
 _KBIT_MPEG1 = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
@@ -14,10 +15,11 @@ _RATES_HZ = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_02
 _LONGEST_FRAME_BYTES = 1_441
 
 
-def states_length(data: bytes) -> bool:
+def states_length(path: str | os.PathLike) -> bool:
     """Whether the first frame holds the file's length."""
-    start = _audio_start(data)
-    frame = data[start : start + _LONGEST_FRAME_BYTES]
+    with open(path, "rb") as file:
+        file.seek(_audio_start(file.read(10)))
+        frame = file.read(_LONGEST_FRAME_BYTES)
     return any(name in frame for name in (b"Xing", b"Info", b"VBRI"))
 
 

@@ -30,7 +30,9 @@ def missing_end(path: str | os.PathLike) -> str | None:
                 start, length = struct.unpack(">II", head[4:12])
                 end = None if length in _UNKNOWN_LENGTHS else start + length
             case b"OggS", _:
-                return None if _ogg_ends(file, size) else "its last Ogg page is not the end of the stream"
+                return (
+                    None if _ogg_ends(file, size) else "its last Ogg page is cut or does not end the stream"
+                )
             case _:
                 return None
     if end is None or end <= size:
@@ -49,8 +51,11 @@ def _chunk_end(file: BinaryIO, name: bytes, length_format: str) -> int | None:
 
 
 def _ogg_ends(file: BinaryIO, size: int) -> bool:
-    """Whether the last page carries the end-of-stream flag."""
+    """Whether the last page is whole and carries the end-of-stream flag."""
     file.seek(max(0, size - _OGG_PAGE_BYTES))
     tail = file.read()
-    page = tail.rfind(b"OggS")
-    return 0 <= page < len(tail) - 5 and bool(tail[page + 5] & 4)
+    page = tail[max(0, tail.rfind(b"OggS")) :]
+    if len(page) < 27:
+        return False
+    flags, num_segments = page[5], page[26]
+    return bool(flags & 4) and len(page) >= 27 + num_segments + sum(page[27 : 27 + num_segments])
