@@ -208,11 +208,12 @@ def _open_sndfile(path: PathLike) -> Iterator[tuple[AudioInfo, Iterator[np.ndarr
     try:
         with contextlib.ExitStack() as stack:
             file = stack.enter_context(_ForwardOnly(path))
+            # A FLAC written to a pipe has no length; libsndfile then gives the largest integer.
+            num_samples = file.frames if file.frames < 1 << 62 else None
             if file.format == "MP3" and not mp3.states_length(path):
                 with_length = mp3.with_length(Path(path).read_bytes())
                 file = stack.enter_context(_ForwardOnly(io.BytesIO(with_length)))
-            # A FLAC written to a pipe has no length; libsndfile then gives the largest integer.
-            num_samples = file.frames if file.frames < 1 << 62 else None
+                num_samples = None
             yield AudioInfo(file.samplerate, file.channels, num_samples, file.format), _sndfile_blocks(file)
     except soundfile.LibsndfileError as error:
         # 7 is what MP3 files give whose bytes are something else, with a text about pipes.

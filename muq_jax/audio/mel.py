@@ -6,6 +6,7 @@ samples, hop 240, centred with reflection, power spectrum, 128 HTK bands without
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -82,7 +83,7 @@ def log_mel(wave: Array, num_samples: Array | None = None, *, config: MelConfig 
                 cpu=lambda x: _power_rfft(x, config),
                 default=lambda x: _power_matmul(x, config),
             )
-    bank = _float32(mel_filterbank(config.sample_rate_hz, config.n_fft, config.num_mels))
+    bank = jnp.asarray(mel_filterbank(config.sample_rate_hz, config.n_fft, config.num_mels), jnp.float32)
     mel = jnp.matmul(power, bank, precision="highest")  # [B, frames, F]
     mel_db = 10 * jnp.log10(jnp.maximum(mel, FLOOR_POWER))
     if num_samples is None:
@@ -102,19 +103,23 @@ def denormalize(normalized: Array, config: MelConfig | None = None) -> Array:
     return normalized * config.std + config.mean
 
 
-def _float32(constant: np.ndarray) -> Array:
-    return jnp.asarray(constant, jnp.float32)
-
-
 def _power_rfft(framed: Array, config: MelConfig) -> Array:
     """[B, frames, n_fft // 2 + 1] from [B, frames, at least n_fft]."""
-    spectrum = jnp.fft.rfft(framed[..., : config.n_fft] * _float32(hann_window(config.n_fft)))
+    window = jnp.asarray(hann_window(config.n_fft), jnp.float32)
+    spectrum = jnp.fft.rfft(framed[..., : config.n_fft] * window)
     return spectrum.real**2 + spectrum.imag**2
 
 
 def _power_matmul(framed: Array, config: MelConfig) -> Array:
     """The same by two matrix products; a single bfloat16 pass would be wrong by up to 20 dB."""
-    cosine, sine = windowed_dft(config.n_fft, config.hop_length)
-    real = jnp.matmul(framed, _float32(cosine), precision="highest")
-    imaginary = jnp.matmul(framed, _float32(sine), precision="highest")
+    cosine, sine = _windowed_dft_float32(config.n_fft, config.hop_length)
+    real = jnp.matmul(framed, cosine, precision="highest")
+    imaginary = jnp.matmul(framed, sine, precision="highest")
     return real**2 + imaginary**2
+
+
+@functools.cache
+def _windowed_dft_float32(n_fft: int, hop_length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Always the same two arrays, of 9 MB each: a program that calls `log_mel` twice then holds them once."""
+    cosine, sine = windowed_dft(n_fft, hop_length)
+    return cosine.astype(np.float32), sine.astype(np.float32)
