@@ -2,9 +2,19 @@
 
 import dataclasses
 
-from muq_jax.errors import UserError
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import DTypeLike
 
-CONV_IMPLS = ("auto", "shift", "lax")
+from muq_jax.errors import UserError
+from muq_jax.nn.attention import RotarySelfAttention
+from muq_jax.nn.depthwise import CONV_IMPLS, DepthwiseConv
+from muq_jax.nn.linear import linear
+from muq_jax.nn.normalization import BatchNorm, LayerNorm
+from muq_jax.nn.positions import rotary_table
+from muq_jax.nn.sharding import constrain_batch
+from muq_jax.nn.valid import zero_invalid
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,3 +66,105 @@ class ConformerConfig:
             raise UserError(f"conformer.conv_kernel must be odd, found {self.conv_kernel}")
         if self.conv_impl not in CONV_IMPLS:
             raise UserError(f"conformer.conv_impl must be one of {CONV_IMPLS}, found {self.conv_impl!r}")
+
+
+class FeedForward(nn.Module):
+    """Linear, swish, linear. Parameters `expand` and `project`."""
+
+    config: ConformerConfig
+    dtype: DTypeLike = "float32"
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        config = self.config
+        h = nn.swish(linear(config.width, config.ffn_width, self.dtype, "expand")(x))
+        h = nn.Dropout(config.activation_dropout, deterministic=not train)(h)
+        y = linear(config.ffn_width, config.width, self.dtype, "project")(h)
+        return nn.Dropout(config.hidden_dropout, deterministic=not train)(y)
+
+
+class ConvolutionModule(nn.Module):
+    """Gated pointwise map, depthwise convolution over time, BatchNorm, swish, pointwise map; no biases.
+
+    Parameters `norm`, `expand`, `depthwise` (`kernel` [kernel, D]), `batch_norm`, `project`.
+    """
+
+    config: ConformerConfig
+    dtype: DTypeLike = "float32"
+
+    @nn.compact
+    def __call__(self, x: Array, valid: Array | None, *, train: bool) -> Array:
+        config = self.config
+        x = LayerNorm(dtype=self.dtype, name="norm")(x)
+        x = linear(config.width, 2 * config.width, self.dtype, "expand", use_bias=False)(x)
+        x = zero_invalid(nn.glu(x, axis=-1), valid)  # value half first, gate second
+        x = DepthwiseConv(config.conv_kernel, config.conv_impl, self.dtype, name="depthwise")(x)
+        x = BatchNorm(groups=config.batch_norm_groups, dtype=self.dtype, name="batch_norm")(x, valid, train=train)
+        x = linear(config.width, config.width, self.dtype, "project", use_bias=False)(nn.swish(x))
+        return nn.Dropout(config.conv_dropout, deterministic=not train)(x)
+
+
+class ConformerBlock(nn.Module):
+    """One layer: half a feed-forward, attention, convolution, half a feed-forward, LayerNorm.
+
+    A step of `nn.scan`: takes the hidden states and returns them twice, as the next layer's input and as output.
+    """
+
+    config: ConformerConfig
+    dtype: DTypeLike = "float32"
+    train: bool = False
+
+    @nn.compact
+    def __call__(
+        self, x: Array, valid: Array | None, rotary: tuple[Array, Array]
+    ) -> tuple[Array, Array]:
+        config, dtype, train = self.config, self.dtype, self.train
+        x = constrain_batch(x)
+        x = x + 0.5 * FeedForward(config, dtype, name="ffn1")(LayerNorm(dtype=dtype, name="ffn1_norm")(x), train=train)
+        attention = RotarySelfAttention(config.num_heads, config.attention_dropout, dtype, name="attention")
+        h = attention(LayerNorm(dtype=dtype, name="attention_norm")(x), rotary, valid, train=train)
+        x = x + nn.Dropout(config.attention_dropout, deterministic=not train)(h)
+        x = x + constrain_batch(ConvolutionModule(config, dtype, name="conv")(x, valid, train=train))
+        x = x + 0.5 * FeedForward(config, dtype, name="ffn2")(LayerNorm(dtype=dtype, name="ffn2_norm")(x), train=train)
+        x = zero_invalid(LayerNorm(dtype=dtype, name="final_norm")(x), valid)
+        return x, x
+
+
+class ConformerEncoder(nn.Module):
+    """L Conformer layers and a final LayerNorm.
+
+    Parameters: `layers/...`, stacked [L, ...], and `final_norm`; variables `batch_stats` likewise.
+    """
+
+    config: ConformerConfig
+    dtype: DTypeLike = "float32"
+
+    @nn.compact
+    def __call__(self, x: Array, valid: Array | None = None, *, train: bool = False) -> Array:
+        """Returns every hidden state, stacked [L + 1, B, T, D].
+
+        [0] is the input (after dropout), [1] to [L - 1] what those layers return, [L] the final LayerNorm of
+        layer L; layer L's own output is not among them, as upstream. Padded tokens are zero in all of them.
+
+        Args:
+            x: [B, T, D].
+            valid: bool [B, T], True for real tokens; None if all are.
+            train: dropout (stream "dropout") and statistics of the batch.
+        """
+        config = self.config
+        x = nn.Dropout(config.hidden_dropout, deterministic=not train)(x)
+        x = zero_invalid(constrain_batch(x), valid)
+        rotary = rotary_table(x.shape[1], config.width // config.num_heads, config.rotary_base)
+        # prevent_cse is for code outside of a scan, and slows the code inside of one.
+        block = nn.remat(ConformerBlock, prevent_cse=False) if config.remat else ConformerBlock
+        layers = nn.scan(
+            block,
+            variable_axes={"params": 0, "batch_stats": 0},
+            split_rngs={"params": True, "dropout": True},
+            in_axes=nn.broadcast,
+            length=config.num_layers,
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )
+        last, outputs = layers(config, self.dtype, train, name="layers")(x, valid, rotary)
+        last = zero_invalid(LayerNorm(config.layer_norm_eps, self.dtype, name="final_norm")(last), valid)
+        return jnp.concatenate([x[None], outputs[:-1], last[None]])
