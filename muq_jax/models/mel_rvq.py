@@ -74,7 +74,7 @@ def encode(
     *,
     config: MelRVQConfig,
 ) -> jax.Array:
-    """Returns the codes int32 [B, T, Q] of wave [B, S]; from token `num_tokens(num_samples)` on they mean nothing."""
+    """Returns codes int32 [B, T, Q] of wave [B, S]; from token `num_tokens(num_samples)` on they mean nothing."""
     stacked, _ = stacked_mel(wave, num_samples, mel=config.mel, frames_per_token=config.frames_per_token)
     return ResidualVQ(config.rvq).apply(variables, stacked, method="encode")
 

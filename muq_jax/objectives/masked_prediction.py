@@ -1,0 +1,162 @@
+"""Masked prediction: hear a waveform with blocks replaced by noise, name the codes of the clean one there."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from muq_jax.errors import UserError
+from muq_jax.models.mel_rvq import stacked_mel
+from muq_jax.models.muq import MuQModel
+from muq_jax.objectives.masking import MaskingConfig, mask_blocks, mask_tokens, mask_wave
+from muq_jax.objectives.metric import Mean
+from muq_jax.objectives.objective import Batch, LossOutput
+from muq_jax.objectives.targets import Targets
+from muq_jax.quantize.codebook import code_counts
+
+
+@dataclass(frozen=True)
+class MaskedPrediction:
+    """Cross-entropy of the codes of masked tokens, the mean over tokens and books (MuQ section 3).
+
+    Optionally plus the squared error of the masked tokens' mel, weighed by
+    `model.config.mel_reconstruction_weight`.
+
+    `model_state` holds `batch_stats`; the targets' variables under `targets.collection`, which never
+    change; and `code_counts` [Q, V], how often each code occurred in the training batches so far.
+
+    Metrics: `ce`, `accuracy` [Q] on masked tokens; `unigram_ce` [Q], the cross-entropy of the same tokens
+    under the code frequencies of the training batches before this one, each code counted once more than
+    seen: what a model reaches that knows only those; `masked_share` of the valid tokens; `code_counts` [Q,
+    V], whose total is how often each code occurred; `mel_mse` where the mel is predicted.
+    """
+
+    model: MuQModel
+    targets: Targets
+
+    def __post_init__(self):
+        config = self.model.config
+        if self.targets.num_codes != config.num_codes or self.targets.num_books < config.num_books:
+            raise UserError(
+                f"the model predicts {config.num_books} books of {config.num_codes} codes, the targets have "
+                f"{self.targets.num_books} of {self.targets.num_codes}: set model.num_books and "
+                f"model.num_codes to those"
+            )
+
+    @cached_property
+    def masking(self) -> MaskingConfig:
+        config = self.model.config
+        return MaskingConfig(
+            config.mel.sample_rate_hz,
+            config.label_rate,
+            config.mask_seconds,
+            config.mask_prob,
+            config.mask_noise_std,
+        )
+
+    def init(self, key: jax.Array) -> tuple[dict[str, Any], dict[str, Any]]:
+        config = self.model.config
+        key_model, key_targets = jax.random.split(key)
+        variables = dict(self.model.init(key_model, jnp.zeros((1, self.masking.block_samples))))
+        params = variables.pop("params")
+        counts = jnp.zeros((config.num_books, config.num_codes))
+        return params, {
+            **variables,
+            self.targets.collection: self.targets.init(key_targets),
+            "code_counts": counts,
+        }
+
+    def loss(
+        self,
+        params: dict[str, Any],
+        model_state: dict[str, Any],
+        batch: Batch,
+        key: jax.Array,
+        *,
+        train: bool,
+    ) -> LossOutput:
+        config, masking = self.model.config, self.masking
+        key_blocks, key_noise, key_dropout = jax.random.split(key, 3)
+        rows = batch["row"]
+        wave, num_samples = _whole_tokens(
+            batch["wave"], batch["num_samples"], config.frames_per_token * config.mel.hop_length
+        )
+        masked_blocks = mask_blocks(key_blocks, rows, num_samples, wave.shape[1], masking)
+        heard = mask_wave(key_noise, rows, wave, masked_blocks, masking)
+
+        variables = {"params": params, "batch_stats": model_state["batch_stats"]}
+        if train:
+            # The first row tells micro-batches of a step apart, which otherwise would drop the same units.
+            rngs = {"dropout": jax.random.fold_in(key_dropout, rows[0])}
+            output, changed = self.model.apply(
+                variables, heard, num_samples, train=True, rngs=rngs, mutable=["batch_stats"]
+            )
+        else:
+            output, changed = self.model.apply(variables, heard, num_samples), {}
+
+        codes, valid = self.targets(model_state[self.targets.collection], wave, num_samples)
+        codes = codes[..., : config.num_books]  # [B, T, Q]
+        masked = mask_tokens(masked_blocks, codes.shape[1], masking)  # [B, T]
+        weight = masked.sum().astype(jnp.float32)
+        ce = _masked_sum(cross_entropy(output.logits, codes), masked)  # [Q]
+        hits = _masked_sum(jnp.argmax(output.logits, axis=-1) == codes, masked)
+        loss = ce.sum() / (jnp.maximum(weight, 1.0) * config.num_books)
+
+        counts = code_counts(codes, config.num_codes, valid)
+        masked_counts = code_counts(codes, config.num_codes, masked)
+        num_valid = valid.sum().astype(jnp.float32)
+        metrics = {
+            "ce": Mean(ce, weight),
+            "accuracy": Mean(hits, weight),
+            "unigram_ce": Mean(unigram_cross_entropy(masked_counts, model_state["code_counts"]), weight),
+            "masked_share": Mean(weight, num_valid),
+            "code_counts": Mean(counts, num_valid),
+        }
+        if output.predicted_mel is not None:
+            mel, _ = stacked_mel(wave, num_samples, mel=config.mel, frames_per_token=config.frames_per_token)
+            squared = _masked_sum((output.predicted_mel - mel) ** 2, masked).mean()  # over the features
+            metrics["mel_mse"] = Mean(squared, weight)
+            loss += config.mel_reconstruction_weight * squared / jnp.maximum(weight, 1.0)
+        if train:
+            model_state = {**model_state, **changed, "code_counts": model_state["code_counts"] + counts}
+        return LossOutput(loss, weight, model_state, metrics)
+
+    def replace(self, params: dict[str, Any], updates: None) -> dict[str, Any]:
+        return params
+
+
+def cross_entropy(logits: jax.Array, codes: jax.Array) -> jax.Array:
+    """Returns -log softmax(logits)[code], float32 [...], of logits [..., V] and codes int [...].
+
+    The logit is picked by comparison, not by a gather, whose gradient is a scatter: slow on a TPU. With the
+    gradient two arrays of the logits' size are alive, 25 MB each for a 30 s clip at 8 x 1,024 codes.
+    """
+    logits = logits.astype(jnp.float32)
+    picked = codes[..., None] == jnp.arange(logits.shape[-1])
+    return jax.nn.logsumexp(logits, axis=-1) - jnp.sum(jnp.where(picked, logits, 0.0), axis=-1)
+
+
+def unigram_cross_entropy(counts: jax.Array, seen: jax.Array) -> jax.Array:
+    """Returns the summed -log p(code) [Q] over tokens with `counts` [Q, V], where p is that of `seen` [Q, V].
+
+    One is added to every count seen, so that a code never seen costs a finite amount and nothing seen is
+    chance, ln V.
+    """
+    log_p = jnp.log(seen + 1.0) - jnp.log(seen.sum(-1, keepdims=True) + seen.shape[-1])
+    return -jnp.sum(counts * log_p, axis=-1)
+
+
+def _whole_tokens(wave: jax.Array, num_samples: jax.Array, token_samples: int) -> tuple[jax.Array, jax.Array]:
+    """Cuts off the end of each clip that fills no token, so that the encoder has the targets' tokens.
+
+    The encoder rounds its tokens up, the targets down; upstream's trainer trims its clips likewise.
+    """
+    length = wave.shape[1] // token_samples * token_samples
+    return wave[:, :length], jnp.minimum(num_samples, length) // token_samples * token_samples
+
+
+def _masked_sum(values: jax.Array, masked: jax.Array) -> jax.Array:
+    """Returns the sum [E] of values [B, T, E] over masked tokens [B, T]."""
+    return jnp.sum(jnp.where(masked[..., None], values, 0.0), axis=(0, 1))

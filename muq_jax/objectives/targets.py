@@ -1,0 +1,108 @@
+"""Targets: waveform to codes [B, T, Q], whatever makes them.
+
+What makes them is frozen: its variables lie in the training state under `collection`, where no gradient goes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from muq_jax.audio.mel import MelConfig
+from muq_jax.models import mel_rvq
+from muq_jax.models.config import MelRVQConfig
+from muq_jax.nn.valid import first_valid
+from muq_jax.quantize.random_projection import RandomProjectionConfig, RandomProjectionQuantizer
+from muq_jax.quantize.rvq import SINGLE_VQ
+
+Variables = Mapping[str, Any]
+
+
+class Targets(Protocol):
+    """What makes codes out of a waveform: Q = `num_books` codes a token, each below V = `num_codes`."""
+
+    collection: ClassVar[str]
+
+    @property
+    def num_books(self) -> int: ...
+
+    @property
+    def num_codes(self) -> int: ...
+
+    def init(self, key: jax.Array) -> dict[str, Any]:
+        """Returns fresh variables."""
+        ...
+
+    def __call__(
+        self, variables: Variables, wave: jax.Array, num_samples: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Returns codes int32 [B, T, Q] and `valid` bool [B, T] of clean waveforms.
+
+        Args:
+            variables: as of `init`.
+            wave: float [B, S] at 24 kHz.
+            num_samples: int [B], valid samples; a token is valid when all its mel frames are.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class MelRVQTargets:
+    """Codes of a Mel-RVQ: MuQ's own targets. Its variables are a MuQ's collection `rvq`."""
+
+    config: MelRVQConfig
+    collection: ClassVar[str] = "rvq"
+
+    @property
+    def num_books(self) -> int:
+        return self.config.rvq.num_books
+
+    @property
+    def num_codes(self) -> int:
+        return self.config.rvq.num_codes
+
+    def init(self, key: jax.Array) -> dict[str, Any]:
+        return mel_rvq.init(key, self.config)
+
+    def __call__(
+        self, variables: Variables, wave: jax.Array, num_samples: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        codes = mel_rvq.encode(variables, wave, num_samples, config=self.config)
+        return codes, first_valid(mel_rvq.num_tokens(num_samples, self.config), codes.shape[1])
+
+
+def single_vq_targets(mel: MelConfig | None = None, label_rate: int = 25) -> MelRVQTargets:
+    """Returns the targets of upstream's plain vector quantiser: one book of 1,024 codes of size 8."""
+    return MelRVQTargets(MelRVQConfig(mel or MelConfig(), SINGLE_VQ, label_rate))
+
+
+@dataclass(frozen=True)
+class RandomProjectionTargets:
+    """Codes of a fixed random projection of the same stacked mel: BEST-RQ's and MusicFM's targets."""
+
+    quantizer: RandomProjectionConfig
+    mel: MelConfig
+    frames_per_token: int = 4
+    collection: ClassVar[str] = "targets"
+
+    @property
+    def num_books(self) -> int:
+        return self.quantizer.num_books
+
+    @property
+    def num_codes(self) -> int:
+        return self.quantizer.num_codes
+
+    def init(self, key: jax.Array) -> dict[str, Any]:
+        module = RandomProjectionQuantizer(self.quantizer)
+        return dict(module.init(key, jnp.zeros((1, 1, self.quantizer.input_dim))))
+
+    def __call__(
+        self, variables: Variables, wave: jax.Array, num_samples: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        stacked, valid = mel_rvq.stacked_mel(
+            wave, num_samples, mel=self.mel, frames_per_token=self.frames_per_token
+        )
+        return RandomProjectionQuantizer(self.quantizer).apply(variables, stacked), valid
