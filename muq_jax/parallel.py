@@ -1,0 +1,132 @@
+"""The mesh, where every array of a training state lives on it, and how a host's rows become one global batch."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from muq_jax.errors import UserError
+from muq_jax.nn.sharding import BATCH_AXES
+
+# An array under 64 Ki elements (256 KiB in float32) costs less to keep everywhere than to gather.
+MIN_SHARDED_SIZE = 2**16
+
+Rule = tuple[str, PartitionSpec]
+
+
+def make_mesh(data: int = -1, fsdp: int = 1, *, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Returns the mesh (`data`, `fsdp`): both axes split the batch, `fsdp` also splits the parameters.
+
+    Args:
+      data: number of groups that hold a whole copy of the parameters; -1 takes what `fsdp` leaves.
+      fsdp: devices that share one copy; -1 takes what `data` leaves.
+      devices: the devices to use; all of them by default.
+
+    Raises:
+      UserError: the sizes do not multiply to the number of devices.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    sizes = {"data": data, "fsdp": fsdp}
+    free = [name for name, size in sizes.items() if size == -1]
+    fixed = int(np.prod([size for size in sizes.values() if size != -1]))
+    if len(free) == 1 and fixed > 0 and len(devices) % fixed == 0:
+        sizes[free[0]] = len(devices) // fixed
+    if sizes["data"] * sizes["fsdp"] != len(devices) or min(sizes.values()) < 1:
+        raise UserError(
+            f"mesh.data={data} and mesh.fsdp={fsdp} do not fit {len(devices)} devices: the product must be "
+            f"{len(devices)}. Set one of them to -1 to let it take what the other leaves."
+        )
+    # Auto: with Explicit, make_mesh's default, Linen's layers raise ShardingTypeError.
+    return jax.make_mesh(
+        (sizes["data"], sizes["fsdp"]), BATCH_AXES, axis_types=(AxisType.Auto,) * 2, devices=devices
+    )
+
+
+def state_shardings(
+    abstract: Any, mesh: Mesh, *, rules: Sequence[Rule] = (), min_size: int = MIN_SHARDED_SIZE
+) -> Any:
+    """Returns a NamedSharding for each leaf of a tree of arrays or `jax.eval_shape` results.
+
+    The first rule whose pattern is found in the leaf's path (`params/encoder/.../kernel`) decides. Without one, a
+    leaf of `min_size` elements or more is split over `fsdp` along its largest dimension that divides evenly;
+    everything else is replicated. Optimizer moments have their parameters' shapes, so they follow them.
+    """
+    fsdp = mesh.shape["fsdp"]
+
+    def spec(path: Any, leaf: Any) -> NamedSharding:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        for pattern, partition in rules:
+            if re.search(pattern, name):
+                return NamedSharding(mesh, partition)
+        divisible = [axis for axis, size in enumerate(leaf.shape) if size % fsdp == 0]
+        if fsdp == 1 or int(np.prod(leaf.shape)) < min_size or not divisible:
+            return NamedSharding(mesh, PartitionSpec())
+        axis = max(divisible, key=lambda axis: leaf.shape[axis])
+        return NamedSharding(mesh, PartitionSpec(*[None] * axis, "fsdp"))
+
+    return jax.tree_util.tree_map_with_path(spec, abstract)
+
+
+def with_shardings(abstract: Any, shardings: Any) -> Any:
+    """Returns `abstract` as ShapeDtypeStructs that carry their shardings: what a checkpoint is restored into."""
+    return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, shardings)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """A whole copy on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows split over every device of the mesh."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def host_rows(mesh: Mesh, batch_size: int) -> tuple[int, int]:
+    """Returns the rows `[lo, hi)` of a global batch that this host's devices own: the only ones it has to read.
+
+    Raises:
+      UserError: the batch does not divide evenly over the devices.
+      ValueError: this host's devices are not neighbours in the mesh.
+    """
+    if batch_size % mesh.size:
+        raise UserError(
+            f"data.batch_size={batch_size} does not divide over the {mesh.size} devices of the mesh: "
+            f"take a multiple of {mesh.size}."
+        )
+    owned = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
+    slices = [index[0].indices(batch_size) for index in owned if index is not None]
+    lo, hi = min(s[0] for s in slices), max(s[1] for s in slices)
+    if hi - lo != len(slices) * (batch_size // mesh.size):
+        raise ValueError(f"this host's devices own rows {sorted(slices)} of the batch, which do not touch")
+    return lo, hi
+
+
+def put_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
+    """Returns the global arrays of which `batch` holds this host's rows; entries that are no numbers stay behind."""
+    sharding = batch_sharding(mesh)
+    arrays = {name: np.asarray(rows) for name, rows in batch.items()}
+    return {
+        name: jax.make_array_from_process_local_data(sharding, rows)
+        for name, rows in arrays.items()
+        if rows.dtype.kind in "biuf"
+    }
+
+
+def split_rows(batch: Mapping[str, jax.Array], num_parts: int) -> dict[str, jax.Array]:
+    """Returns a batch's rows [B, ...] as [num_parts, B / num_parts, ...]: part i holds rows i, i + num_parts, ...
+
+    Taking every `num_parts`-th row leaves each device its own rows: contiguous parts would move the batch between them.
+
+    Raises:
+      ValueError: the rows do not divide evenly.
+    """
+    def split(rows: jax.Array) -> jax.Array:
+        if rows.shape[0] % num_parts:
+            raise ValueError(f"{rows.shape[0]} rows do not divide into {num_parts} parts")
+        return rows.reshape(rows.shape[0] // num_parts, num_parts, *rows.shape[1:]).swapaxes(0, 1)
+
+    return {name: split(rows) for name, rows in batch.items()}

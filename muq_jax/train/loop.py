@@ -1,0 +1,218 @@
+"""The training loop: resume, step, evaluate, save, stop. It knows no task."""
+
+import dataclasses
+import logging
+import operator
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from muq_jax import parallel
+from muq_jax.checkpoint import Checkpoints, load_meta
+from muq_jax.errors import UserError
+from muq_jax.objectives.metric import Mean
+from muq_jax.objectives.objective import Objective
+from muq_jax.train.journal import Counters, Journal
+from muq_jax.train.optim import OptimConfig, make_optimizer
+from muq_jax.train.state import TrainState, abstract_state, init_state
+from muq_jax.train.step import make_eval_step, make_train_step
+
+_log = logging.getLogger(__name__)
+
+Status = Literal["done", "interrupted", "was done"]
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopConfig:
+    """How long, how often, and when to give up; every interval is in steps.
+
+    Attributes:
+      num_steps: steps in the whole run, skipped ones included.
+      log_every: steps that one row of metrics covers.
+      eval_every: steps between evaluations (there is one at the end as well); 0 for none.
+      checkpoint_every: steps between checkpoints (there is one at the end as well).
+      keep_checkpoints: newest checkpoints kept.
+      max_nonfinite: so many skipped steps in a row end the run.
+      accumulate: micro-batches that a batch is cut into.
+      seed: of the parameters, masks, noise and dropout.
+    """
+
+    num_steps: int
+    log_every: int = 100
+    eval_every: int = 0
+    checkpoint_every: int = 1000
+    keep_checkpoints: int = 2
+    max_nonfinite: int = 20
+    accumulate: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("num_steps", "log_every", "checkpoint_every", "max_nonfinite", "accumulate"):
+            if getattr(self, name) < 1:
+                raise UserError(f"train.{name}={getattr(self, name)}: expected 1 or more.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What is trained, and on what.
+
+    Attributes:
+      objective: the model and its loss.
+      optim: the optimizer.
+      train_batches: opens this host's rows of the global batches, from a step (0 is the first) onwards; with `close`.
+      valid_batches: opens this host's rows of all validation batches; None where there are none.
+      flops_per_step: analytic count of the model's arithmetic in one step, for the FLOP/s metric.
+      meta: saved with every checkpoint: what describes the model.
+    """
+
+    objective: Objective
+    optim: OptimConfig
+    train_batches: Callable[[int], Any]
+    valid_batches: Callable[[], Any] | None = None
+    flops_per_step: float = 0.0
+    meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def run(task: Task, config: LoopConfig, *, mesh: Mesh, workdir: Path) -> tuple[TrainState, Status]:
+    """Trains until `num_steps`, from the newest whole checkpoint in `workdir` if there is one.
+
+    A run that was ended at any moment and is started again ends with the bits that it would have had. SIGINT and
+    SIGTERM (on several hosts a preemption notice) save a checkpoint after the step at hand and end the run.
+
+    Returns:
+      The state, and "done", "interrupted", or "was done" where there was nothing left to do.
+
+    Raises:
+      UserError: too many steps in a row were not finite, or a checkpoint does not fit on the disk.
+    """
+    with jax.set_mesh(mesh), Checkpoints(workdir, keep=config.keep_checkpoints) as checkpoints:
+        optimizer = make_optimizer(task.optim)
+        abstract = abstract_state(task.objective, optimizer, mesh)
+        start = checkpoints.newest or 0
+        counters = Counters()
+        if start:
+            _log.info("going on from the checkpoint of step %d", start)
+            state = TrainState.from_items(start, checkpoints.restore(start, abstract.to_items()), abstract)
+            counters = Counters(**load_meta(workdir, start)["counters"])
+        else:
+            state = init_state(task.objective, optimizer, mesh, jax.random.key(config.seed))
+        if start >= config.num_steps:
+            return state, "was done"
+
+        journal = Journal(
+            workdir,
+            task.optim,
+            step=start,
+            num_steps=config.num_steps,
+            log_every=config.log_every,
+            max_nonfinite=config.max_nonfinite,
+            flops_per_step=task.flops_per_step,
+            counters=counters,
+        )
+        shardings = jax.tree.map(lambda a: a.sharding, abstract)
+        train_step = jax.jit(
+            make_train_step(task.objective, optimizer, accumulate=config.accumulate),
+            in_shardings=(shardings, parallel.batch_sharding(mesh), parallel.replicated(mesh)),
+            out_shardings=(shardings, parallel.replicated(mesh)),
+            donate_argnums=0,
+        )
+        evaluate = _make_evaluate(task, config, mesh)
+        base_key = jax.device_put(jax.random.key(config.seed), parallel.replicated(mesh))
+
+        def save(step: int) -> None:
+            meta = {**task.meta, "step": step, "counters": dataclasses.asdict(journal.counters)}
+            checkpoints.save(step, state.to_items(), meta)
+
+        with closing(journal), closing(task.train_batches(start)) as batches, _signals() as signalled:
+            late: tuple[Any, ...] | None = None
+            for step in range(start + 1, config.num_steps + 1):
+                with journal.waiting_for_data():
+                    batch = next(batches)
+                with jax.transfer_guard("disallow"):
+                    state, output = train_step(state, parallel.put_batch(batch, mesh), base_key)
+                    # Reading the metrics of the step before leaves the device busy with this one.
+                    if late is not None:
+                        journal.record(*late)
+                    late = (step, output, batch["id"])
+                if step == start + 1:
+                    journal.restart_clock()
+
+                stop = checkpoints.reached_preemption(step) if jax.process_count() > 1 else signalled()
+                ends = stop or step == config.num_steps
+                saves = ends or step % config.checkpoint_every == 0
+                evaluates = evaluate is not None and _is_due(step, config)
+                if saves or evaluates:
+                    journal.record(*late)
+                    late = None
+                if saves:
+                    # Before the checkpoint: no window of metrics reaches over the step that a run resumes from.
+                    journal.end_window()
+                with journal.not_training():
+                    if evaluates:
+                        journal.record_valid(step, evaluate(state))
+                    if saves:
+                        save(step)
+                if stop and step < config.num_steps:
+                    return state, "interrupted"
+        return state, "done"
+
+
+def _is_due(step: int, config: LoopConfig) -> bool:
+    return config.eval_every > 0 and (step % config.eval_every == 0 or step == config.num_steps)
+
+
+def _make_evaluate(
+    task: Task, config: LoopConfig, mesh: Mesh
+) -> Callable[[TrainState], dict[str, Mean]] | None:
+    """Returns a function from a state to its metrics on the validation batches, with the same masks every time."""
+    valid_batches = task.valid_batches
+    if valid_batches is None:
+        return None
+    # A jit of its own arguments' shardings: the state's are the training step's.
+    eval_step = jax.jit(make_eval_step(task.objective), out_shardings=parallel.replicated(mesh))
+    key = jax.device_put(jax.random.key(config.seed), parallel.replicated(mesh))
+
+    def evaluate(state: TrainState) -> dict[str, Mean]:
+        sums: dict[str, Mean] = {}
+        with closing(valid_batches()) as batches:
+            for index, batch in enumerate(batches):
+                # What is drawn goes by row: other rows, other masks.
+                batch = {**batch, "row": batch["row"] + np.int32(index * len(batch["row"]) * jax.process_count())}
+                metrics = jax.device_get(eval_step(state, parallel.put_batch(batch, mesh), key))
+                sums = jax.tree.map(operator.add, sums, metrics) if sums else metrics
+        return sums
+
+    return evaluate
+
+
+@contextmanager
+def _signals() -> Iterator[Callable[[], bool]]:
+    """Gives a function that says whether SIGINT or SIGTERM has come; a second one has its usual effect at once."""
+    came = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
+        yield came.is_set
+        return
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+    def handle(number: int, frame: Any) -> None:
+        came.set()
+        restore()
+        _log.warning("%s: saving after this step, then stopping", signal.Signals(number).name)
+
+    for number in previous:
+        signal.signal(number, handle)
+    try:
+        yield came.is_set
+    finally:
+        restore()

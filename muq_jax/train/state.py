@@ -1,0 +1,65 @@
+"""The training state: arrays only, created where they are to live."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from muq_jax import parallel
+from muq_jax.objectives.objective import Objective
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything that a step changes. No functions: static fields would make two builds of a model differ as pytrees.
+
+    Attributes:
+      step: int32 scalar, steps taken, skipped ones included.
+      params: what the optimizer trains.
+      opt_state: the optimizer's.
+      model_state: collections that are not trained by gradient (running statistics, code counts, a frozen quantizer).
+    """
+
+    step: jax.Array
+    params: Any
+    opt_state: optax.OptState
+    model_state: Any
+
+    def to_items(self) -> dict[str, Any]:
+        """Returns what a checkpoint keeps, under its items' names; the step is the checkpoint's own number."""
+        return {"params": self.params, "opt": self.opt_state, "model_state": self.model_state}
+
+    @classmethod
+    def from_items(cls, step: int, items: Mapping[str, Any], abstract: "TrainState") -> "TrainState":
+        """Returns the state that `to_items` gave at `step`, placed as in `abstract`."""
+        placed = jax.device_put(np.int32(step), abstract.step.sharding)
+        return cls(placed, items["params"], items["opt"], items["model_state"])
+
+
+def _make_init(
+    objective: Objective, optimizer: optax.GradientTransformation
+) -> Callable[[jax.Array], TrainState]:
+    def init(key: jax.Array) -> TrainState:
+        params, model_state = objective.init(key)
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), model_state)
+
+    return init
+
+
+def abstract_state(objective: Objective, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """Returns the state's shapes, dtypes and shardings on `mesh`; nothing is computed."""
+    abstract = jax.eval_shape(_make_init(objective, optimizer), jax.random.key(0))
+    return parallel.with_shardings(abstract, parallel.state_shardings(abstract, mesh))
+
+
+def init_state(
+    objective: Objective, optimizer: optax.GradientTransformation, mesh: Mesh, key: jax.Array
+) -> TrainState:
+    """Returns the state at step 0. Every array is created sharded: no device ever holds the whole of a large one."""
+    shardings = jax.tree.map(lambda a: a.sharding, abstract_state(objective, optimizer, mesh))
+    return jax.jit(_make_init(objective, optimizer), out_shardings=shardings)(key)

@@ -1,0 +1,123 @@
+"""One training step and one evaluation step: pure functions of arrays."""
+
+import operator
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from muq_jax import parallel
+from muq_jax.objectives.metric import Mean
+from muq_jax.objectives.objective import Batch, LossOutput, Objective
+from muq_jax.train.state import TrainState
+
+
+class StepOutput(NamedTuple):
+    """What a step reports.
+
+    finite: bool scalar; False when the loss or the gradient was not and the step was skipped.
+    loss, grad_norm: scalars as they came out, before clipping, also when not finite.
+    num_samples: float32 scalar, real samples in the global batch.
+    metrics: named means to be added up over steps; those of a skipped step weigh nothing.
+    """
+
+    finite: jax.Array
+    loss: jax.Array
+    grad_norm: jax.Array
+    num_samples: jax.Array
+    metrics: dict[str, Mean]
+
+
+def make_train_step(
+    objective: Objective, optimizer: optax.GradientTransformation, *, accumulate: int = 1
+) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, StepOutput]]:
+    """Returns `train_step(state, batch, base_key)`; its key is `fold_in(base_key, state.step)`, so nothing is carried.
+
+    A step whose loss or gradient is not finite leaves everything but the step counter as it was.
+
+    Args:
+      objective: the loss. All its chance comes from the key and `batch["row"]`.
+      optimizer: turns the gradient into an update.
+      accumulate: micro-batches that the batch is cut into, to fit into memory. Their gradients are joined by
+        `LossOutput.weight`, which makes them the whole batch's masked mean; statistics that depend on the batch
+        (BatchNorm's, the count of unused codes) are taken for each micro-batch in turn.
+    """
+
+    def train_step(
+        state: TrainState, batch: Batch, base_key: jax.Array
+    ) -> tuple[TrainState, StepOutput]:
+        key = jax.random.fold_in(base_key, state.step)
+        output, grads = _loss_and_grads(objective, state, batch, key, accumulate)
+        grad_norm = optax.tree.norm(grads)
+        finite = jnp.isfinite(output.loss) & jnp.isfinite(grad_norm)
+
+        # As upstream, rows that replace unused codes are in place before the optimizer's update is added.
+        params = _replace_all(objective, state.params, output.updates)
+        updates, opt_state = optimizer.update(grads, state.opt_state, params)
+        params = optax.apply_updates(params, updates)
+
+        def keep_if_finite(new: Any, old: Any) -> Any:
+            return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+
+        state = TrainState(
+            step=state.step + 1,
+            params=keep_if_finite(params, state.params),
+            opt_state=keep_if_finite(opt_state, state.opt_state),
+            model_state=keep_if_finite(output.model_state, state.model_state),
+        )
+        one = jnp.ones(())
+        metrics = {"loss": Mean(output.loss * output.weight, output.weight), "grad_norm": Mean(grad_norm, one)}
+        metrics = jax.tree.map(lambda x: jnp.where(finite, x, jnp.zeros_like(x)), metrics | output.metrics)
+        num_samples = batch["num_samples"].astype(jnp.float32).sum()
+        return state, StepOutput(finite, output.loss, grad_norm, num_samples, metrics)
+
+    return train_step
+
+
+def make_eval_step(objective: Objective) -> Callable[[TrainState, Batch, jax.Array], dict[str, Mean]]:
+    """Returns `eval_step(state, batch, key)`, the metrics of a batch, "loss" among them; nothing is changed."""
+
+    def eval_step(state: TrainState, batch: Batch, key: jax.Array) -> dict[str, Mean]:
+        output = objective.loss(state.params, state.model_state, batch, key, train=False)
+        return {"loss": Mean(output.loss * output.weight, output.weight)} | output.metrics
+
+    return eval_step
+
+
+def _loss_and_grads(
+    objective: Objective, state: TrainState, batch: Batch, key: jax.Array, accumulate: int
+) -> tuple[LossOutput, Any]:
+    """Returns the batch's loss and gradient; `updates` are stacked on a leading axis of micro-batches."""
+
+    def scaled_loss(params: Any, model_state: Any, micro: Batch) -> tuple[jax.Array, LossOutput]:
+        output = objective.loss(params, model_state, micro, key, train=True)
+        return output.loss * output.weight, output
+
+    def one_micro(carry: Any, micro: Batch) -> tuple[Any, Any]:
+        model_state, grads, loss, weight, metrics = carry
+        new_grads, output = jax.grad(scaled_loss, has_aux=True)(state.params, model_state, micro)
+        sums = new_grads, output.loss * output.weight, output.weight, output.metrics
+        sums = jax.tree.map(operator.add, (grads, loss, weight, metrics), sums)
+        return (output.model_state, *sums), output.updates
+
+    micros = parallel.split_rows(batch, accumulate)
+    first = jax.tree.map(lambda rows: rows[0], micros)
+    shapes = jax.eval_shape(scaled_loss, state.params, state.model_state, first)[1]
+    zeros = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype), (state.params, shapes.loss, shapes.weight, shapes.metrics)
+    )
+    carry, updates = jax.lax.scan(one_micro, (state.model_state, *zeros), micros)
+    model_state, grads, loss, weight, metrics = carry
+    # Nothing masked in the whole batch (weight 0): no loss and no gradient, not 0 / 0.
+    scale = jnp.where(weight > 0, 1.0 / jnp.where(weight > 0, weight, 1.0), 0.0)
+    grads = jax.tree.map(lambda g: g * scale, grads)
+    return LossOutput(loss * scale, weight, model_state, metrics, updates), grads
+
+
+def _replace_all(objective: Objective, params: Any, updates: Any) -> Any:
+    """Writes the updates of every micro-batch in turn; without any there is nothing to write."""
+    if not jax.tree.leaves(updates):
+        return params
+    return jax.lax.scan(lambda p, u: (objective.replace(p, u), None), params, updates)[0]

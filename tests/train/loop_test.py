@@ -1,0 +1,165 @@
+import functools
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from muq_jax import parallel
+from muq_jax.checkpoint import newest_step
+from muq_jax.errors import UserError
+from muq_jax.train import loop
+from muq_jax.train.metrics import read_rows
+from muq_jax.train.optim import OptimConfig
+
+OPTIM = OptimConfig(peak_lr=0.05, warmup_steps=5, total_steps=30)
+CONFIG = loop.LoopConfig(num_steps=30, log_every=4, eval_every=10, checkpoint_every=7, max_nonfinite=3)
+
+
+class Crash(Exception):
+    """Stands for a process that is killed: nothing of the run is closed in order."""
+
+
+@pytest.fixture
+def start(regression, batch_of, batches_from):
+    """Returns a function that runs the stand-in task in a work directory."""
+
+    def run(workdir, config=CONFIG, *, crash_at=None, signal_at=None, broken_steps=(), mesh=(2, 4)):
+        class Broken(batches_from):
+            def __next__(self):
+                batch = super().__next__()
+                if self.step == crash_at:
+                    raise Crash
+                if self.step == signal_at:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                return batch
+
+        class Valid(batches_from):
+            def __next__(self):
+                if self.step >= 2:
+                    raise StopIteration
+                return super().__next__()
+
+        task = loop.Task(
+            objective=regression(),
+            optim=OPTIM,
+            train_batches=functools.partial(Broken, broken_steps=broken_steps),
+            valid_batches=functools.partial(Valid, 0),
+            flops_per_step=1e6,
+            meta={"model": "regression"},
+        )
+        return loop.run(task, config, mesh=parallel.make_mesh(*mesh), workdir=workdir)
+
+    return run
+
+
+def assert_equal_trees(a, b):
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(a), jax.device_get(b))
+
+
+def steady(rows):
+    """Returns the rows without what the clock decides."""
+    timed = {"audio_seconds_per_second", "steps_per_second", "model_flops_per_second", "data_wait", "train_seconds"}
+    return [{k: v for k, v in row.items() if k not in timed} for row in rows if row["split"] != "health"]
+
+
+def test_rows_cover_every_step_once(start, tmp_path):
+    state, status = start(tmp_path)
+    assert status == "done" and state.step == 30
+    rows = read_rows(tmp_path / "metrics.jsonl")
+    trained = [row for row in rows if row["split"] == "train"]
+    # Rows every 4 steps, and where a checkpoint is saved.
+    assert [row["step"] for row in trained] == [4, 7, 8, 12, 14, 16, 20, 21, 24, 28, 30]
+    assert [row["step"] - row["steps"] for row in trained] == [0, 4, 7, 8, 12, 14, 16, 20, 21, 24, 28]
+    assert [row["step"] for row in rows if row["split"] == "valid"] == [10, 20, 30]
+    assert trained[-1]["learning_rate"] == pytest.approx(0.05 * 1 / 25)
+    assert trained[-1]["loss"] < trained[0]["loss"]
+    assert newest_step(tmp_path) == 30
+
+
+def test_audio_hours_count_real_samples(start, batch_of, tmp_path):
+    start(tmp_path)
+    samples = sum(batch_of(step)["num_samples"].sum() for step in range(1, 31))
+    last = [row for row in read_rows(tmp_path / "metrics.jsonl") if row["split"] == "train"][-1]
+    assert last["audio_hours"] == pytest.approx(samples / 24_000 / 3600)
+
+
+@pytest.mark.parametrize("crash_at", [2, 7, 8, 16, 30])
+def test_a_run_that_crashed_goes_on_to_the_same_bits_and_rows(start, tmp_path, crash_at):
+    whole, _ = start(tmp_path / "whole", broken_steps=(6, 13))
+    with pytest.raises(Crash):
+        start(tmp_path / "crashed", crash_at=crash_at, broken_steps=(6, 13))
+    state, status = start(tmp_path / "crashed", broken_steps=(6, 13))
+    assert status == "done"
+    assert_equal_trees(state, whole)
+    for name in ("metrics.jsonl", "nonfinite.jsonl"):
+        rows, expected = (steady(read_rows(tmp_path / run / name)) if name == "metrics.jsonl" else
+                          read_rows(tmp_path / run / name) for run in ("crashed", "whole"))
+        assert rows == expected
+
+
+def test_another_mesh_goes_on_with_the_same_numbers(start, tmp_path):
+    start(tmp_path / "whole")
+    with pytest.raises(Crash):
+        start(tmp_path / "moved", crash_at=16)
+    start(tmp_path / "moved", mesh=(8, 1))
+    for a, b in zip(*(steady(read_rows(tmp_path / run / "metrics.jsonl")) for run in ("moved", "whole")), strict=True):
+        assert a["step"] == b["step"]
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
+
+
+def test_sigterm_saves_and_the_run_goes_on(start, tmp_path):
+    whole, _ = start(tmp_path / "whole")
+    handler = signal.getsignal(signal.SIGTERM)
+    state, status = start(tmp_path / "stopped", signal_at=10)
+    assert status == "interrupted"
+    stopped_at = newest_step(tmp_path / "stopped")
+    # The batch of step 10 may have been read ahead by a step or two, never more.
+    assert state.step == stopped_at == 10
+    assert signal.getsignal(signal.SIGTERM) is handler
+    state, status = start(tmp_path / "stopped")
+    assert status == "done"
+    assert_equal_trees(state, whole)
+
+
+def test_a_finished_run_is_left_alone(start, tmp_path):
+    first, _ = start(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    state, status = start(tmp_path)
+    assert status == "was done"
+    assert_equal_trees(state, first)
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_skipped_steps_are_counted_and_their_clips_listed(start, tmp_path):
+    start(tmp_path, broken_steps=(6, 13))
+    rows = [json.loads(line) for line in (tmp_path / "nonfinite.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [6, 13]
+    assert rows[0]["ids"][3] == "clip6-3" and rows[0]["loss"] == "nan"
+    metrics = read_rows(tmp_path / "metrics.jsonl")
+    assert sum(row["skipped"] for row in metrics if row["split"] == "train") == 2
+    assert all(np.isfinite(row["loss"]) for row in metrics if row["split"] == "train")
+    [finding] = [row for row in metrics if row.get("check") == "skipped_steps"]
+    assert "1 step gave" in finding["message"]
+
+
+def test_too_many_skipped_steps_in_a_row_end_the_run(start, tmp_path):
+    with pytest.raises(UserError, match=r"last 3 steps up to step 11 .*nonfinite\.jsonl"):
+        start(tmp_path, broken_steps=(5, 9, 10, 11))
+    assert [row["step"] for row in read_rows(tmp_path / "nonfinite.jsonl")] == [5, 9, 10, 11]
+    assert newest_step(tmp_path) == 7
+
+
+def test_the_step_is_compiled_once(start, tmp_path, caplog):
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        start(tmp_path)
+    compiled = [r for r in caplog.records if "Finished XLA compilation of jit(train_step)" in r.getMessage()]
+    assert len(compiled) == 1
+
+
+@pytest.mark.parametrize("field", ["num_steps", "log_every", "checkpoint_every", "max_nonfinite", "accumulate"])
+def test_impossible_numbers_are_named(field):
+    with pytest.raises(UserError, match=rf"train\.{field}=0"):
+        loop.LoopConfig(**{"num_steps": 1, field: 0})

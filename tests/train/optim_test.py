@@ -1,0 +1,81 @@
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from muq_jax.errors import UserError
+from muq_jax.train.optim import OptimConfig, learning_rate, make_optimizer
+
+
+def test_schedule_rises_to_the_peak_and_falls_to_zero():
+    config = OptimConfig(peak_lr=2.0, warmup_steps=4, total_steps=12)
+    rates = [float(learning_rate(config, count, np)) for count in range(13)]
+    assert rates == pytest.approx([0.5, 1.0, 1.5, 2.0, 2.0, 1.75, 1.5, 1.25, 1.0, 0.75, 0.5, 0.25, 0.0])
+
+
+def test_schedule_without_warmup_and_past_the_end():
+    config = OptimConfig(peak_lr=2.0, warmup_steps=0, total_steps=4)
+    assert [float(learning_rate(config, count, np)) for count in (0, 2, 4, 9)] == [2.0, 1.0, 0.0, 0.0]
+
+
+def test_constant_schedule():
+    config = OptimConfig(peak_lr=1e-4, schedule="constant")
+    assert float(learning_rate(config, 0)) == float(learning_rate(config, 10**6)) == pytest.approx(1e-4)
+
+
+def test_host_and_device_rates_agree():
+    config = OptimConfig(peak_lr=5e-4, warmup_steps=100, total_steps=1000)
+    counts = np.arange(0, 1100, 7)
+    np.testing.assert_allclose(learning_rate(config, jnp.asarray(counts)), learning_rate(config, counts, np), rtol=1e-6)
+
+
+def reference_adam(config, param, grads):
+    """fairseq's Adam in numpy float64, written from its formulae: clip, decay the parameter, then step."""
+    mean, square, param = np.zeros_like(param), np.zeros_like(param), param.astype(np.float64)
+    for count, grad in enumerate(grads):
+        if config.clip_norm is not None:
+            grad = grad * min(1.0, config.clip_norm / np.linalg.norm(grad))
+        rate = float(learning_rate(config, count, np))
+        param = param - rate * config.weight_decay * param
+        mean = config.beta1 * mean + (1 - config.beta1) * grad
+        square = config.beta2 * square + (1 - config.beta2) * grad**2
+        mean_hat = mean / (1 - config.beta1 ** (count + 1))
+        square_hat = square / (1 - config.beta2 ** (count + 1))
+        param = param - rate * mean_hat / (np.sqrt(square_hat) + config.eps)
+    return param
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        OptimConfig(peak_lr=0.1, warmup_steps=3, total_steps=20, clip_norm=1.0, weight_decay=0.1),
+        OptimConfig(peak_lr=1e-2, schedule="constant", beta2=0.999, eps=1e-8, weight_decay=0.0, clip_norm=None),
+    ],
+)
+def test_updates_follow_the_formulae(config):
+    rng = np.random.default_rng(0)
+    start, grads = rng.standard_normal(7), rng.standard_normal((10, 7)) * 3
+    optimizer = make_optimizer(config)
+    params = jnp.asarray(start, jnp.float32)
+    state = optimizer.init(params)
+    for grad in grads:
+        updates, state = optimizer.update(jnp.asarray(grad, jnp.float32), state, params)
+        params = optax.apply_updates(params, updates)
+    np.testing.assert_allclose(params, reference_adam(config, start, grads), rtol=2e-5, atol=2e-6)
+
+
+def test_decay_reaches_every_parameter():
+    config = OptimConfig(peak_lr=1.0, schedule="constant", weight_decay=0.25)
+    optimizer = make_optimizer(config)
+    params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2), "scale": jnp.ones(())}
+    updates, _ = optimizer.update({k: jnp.zeros_like(v) for k, v in params.items()}, optimizer.init(params), params)
+    for leaf in updates.values():
+        np.testing.assert_allclose(leaf, -0.25)
+
+
+@pytest.mark.parametrize(
+    "wrong, named", [({"schedule": "cosine"}, "cosine"), ({"warmup_steps": 10, "total_steps": 10}, "warmup_steps=10")]
+)
+def test_wrong_configs_are_named(wrong, named):
+    with pytest.raises(UserError, match=named):
+        OptimConfig(**wrong)
