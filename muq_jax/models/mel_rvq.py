@@ -15,7 +15,7 @@ from muq_jax.audio.framing import num_frames
 from muq_jax.audio.mel import MelConfig, denormalize, log_mel, normalize
 from muq_jax.models.config import MelRVQConfig
 from muq_jax.nn.valid import first_valid
-from muq_jax.quantize.rvq import ResidualVQ
+from muq_jax.quantize.rvq import ResidualVQ, dequantize, quantize
 
 
 def num_tokens(num_samples, config: MelRVQConfig):
@@ -74,9 +74,9 @@ def encode(
     *,
     config: MelRVQConfig,
 ) -> jax.Array:
-    """Returns codes int32 [B, T, Q] of wave [B, S]; from token `num_tokens(num_samples)` on they mean nothing."""
+    """Returns codes int32 [B, T, Q] of wave [B, S]; they mean nothing from `num_tokens(num_samples)` on."""
     stacked, _ = stacked_mel(wave, num_samples, mel=config.mel, frames_per_token=config.frames_per_token)
-    return ResidualVQ(config.rvq).apply(variables, stacked, method="encode")
+    return quantize(variables["params"], stacked, None, config.rvq).codes
 
 
 def decode(
@@ -86,5 +86,5 @@ def decode(
 
     With `num_books` only that many first books are summed, a coarser picture.
     """
-    stacked = ResidualVQ(config.rvq).apply(variables, codes[..., :num_books], method="decode")
+    stacked = dequantize(variables["params"], codes[..., :num_books], config.rvq)
     return denormalize(unstack_frames(stacked, config.frames_per_token), config.mel)

@@ -49,9 +49,10 @@ class MelRVQObjective:
         )
         quantizer, variables = ResidualVQ(config.rvq), {"params": params, **model_state}
         if train:
-            output, model_state = quantizer.apply(
+            output, changed = quantizer.apply(
                 variables, stacked, valid, train=True, key=key, mutable=["codebook_state"]
             )
+            model_state = dict(changed)
             replaced = output.replacement.rows.sum(-1).astype(jnp.float32)
         else:
             output = quantizer.apply(variables, stacked, valid)
@@ -64,7 +65,7 @@ class MelRVQObjective:
             "replaced_codes": Mean(replaced, jnp.ones(())),
             "code_counts": Mean(code_counts(output.codes, config.rvq.num_codes, valid), weight),
         }
-        return LossOutput(output.loss, weight, dict(model_state), metrics, output.replacement)
+        return LossOutput(output.loss, weight, model_state, metrics, output.replacement)
 
     def replace(self, params: dict[str, Any], updates: Replacement | None) -> dict[str, Any]:
         return params if updates is None else replace_rows(params, updates)

@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import jax
-import jax.numpy as jnp
 
 from muq_jax.audio.mel import MelConfig
 from muq_jax.models import mel_rvq
 from muq_jax.models.config import MelRVQConfig
 from muq_jax.nn.valid import first_valid
-from muq_jax.quantize.random_projection import RandomProjectionConfig, RandomProjectionQuantizer
+from muq_jax.quantize.random_projection import (
+    RandomProjectionConfig,
+    init_random_projection,
+    random_projection_codes,
+)
 from muq_jax.quantize.rvq import SINGLE_VQ
 
 Variables = Mapping[str, Any]
@@ -96,8 +99,7 @@ class RandomProjectionTargets:
         return self.quantizer.num_codes
 
     def init(self, key: jax.Array) -> dict[str, Any]:
-        module = RandomProjectionQuantizer(self.quantizer)
-        return dict(module.init(key, jnp.zeros((1, 1, self.quantizer.input_dim))))
+        return init_random_projection(key, self.quantizer)
 
     def __call__(
         self, variables: Variables, wave: jax.Array, num_samples: jax.Array
@@ -105,4 +107,4 @@ class RandomProjectionTargets:
         stacked, valid = mel_rvq.stacked_mel(
             wave, num_samples, mel=self.mel, frames_per_token=self.frames_per_token
         )
-        return RandomProjectionQuantizer(self.quantizer).apply(variables, stacked), valid
+        return random_projection_codes(variables, stacked), valid

@@ -5,9 +5,9 @@ A vector is projected by a fixed random matrix; its code is the row of a fixed r
 most nearly the same way. Input is normalised by the mel statistics, not by a layer norm.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -24,29 +24,23 @@ class RandomProjectionConfig:
     input_dim: int = 512
 
 
-class RandomProjectionQuantizer(nn.Module):
-    """Holds `projection` [Q, E, C] and `codebook` [Q, V, C] in the collection `constants`: no gradient
-    reaches them.
+def init_random_projection(key: jax.Array, config: RandomProjectionConfig) -> dict[str, jax.Array]:
+    """Returns `projection` [Q, E, C], Xavier normal, and `codebook` [Q, V, C], standard normal, as upstream.
 
-    Initialised as upstream, Xavier normal and standard normal; upstream's own draws (torch, seed 142) come
-    with its weights.
+    Upstream's own draws (torch, seed 142) come with its weights.
     """
+    key_projection, key_codebook = jax.random.split(key)
+    std = (2.0 / (config.input_dim + config.code_dim)) ** 0.5
+    books, codes, dim = config.num_books, config.num_codes, config.code_dim
+    return {
+        "projection": std * jax.random.normal(key_projection, (books, config.input_dim, dim)),
+        "codebook": jax.random.normal(key_codebook, (books, codes, dim)),
+    }
 
-    config: RandomProjectionConfig
 
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns codes int32 [B, T, Q] of x [B, T, E]."""
-        cfg = self.config
-        xavier = (2.0 / (cfg.input_dim + cfg.code_dim)) ** 0.5
-        projection = self._constant("projection", (cfg.num_books, cfg.input_dim, cfg.code_dim), xavier)
-        codebook = self._constant("codebook", (cfg.num_books, cfg.num_codes, cfg.code_dim), 1.0)
-        latents = jnp.einsum("bte,qec->qbtc", x.astype(jnp.float32), projection, precision="highest")
-        # One book at a time, so that only one book's scores [B, T, V] exist.
-        codes = jax.lax.map(lambda book: nearest_code(*book), (latents, codebook))  # [Q, B, T]
-        return jnp.moveaxis(codes, 0, -1)
-
-    def _constant(self, name: str, shape: tuple[int, ...], std: float) -> jax.Array:
-        return self.variable(
-            "constants", name, lambda: std * jax.random.normal(self.make_rng("params"), shape)
-        ).value
+def random_projection_codes(constants: Mapping[str, jax.Array], x: jax.Array) -> jax.Array:
+    """Returns codes int32 [B, T, Q] of x [B, T, E] under `constants` as of `init_random_projection`."""
+    latents = jnp.einsum("bte,qec->qbtc", x, constants["projection"], precision="highest")
+    # One book at a time, so that only one book's scores [B, T, V] exist.
+    codes = jax.lax.map(lambda book: nearest_code(*book), (latents, constants["codebook"]))  # [Q, B, T]
+    return jnp.moveaxis(codes, 0, -1)

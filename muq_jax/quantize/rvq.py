@@ -78,7 +78,7 @@ class RVQOutput(NamedTuple):
 
 
 class ResidualVQ(nn.Module):
-    """Holds the parameters of all books, stacked, and the counters of unused codes.
+    """Holds the parameters of all books, stacked, and the counters of unused codes; `quantize` does the work.
 
     Collections: `params` has `codebook` [Q, V, C] and, for i below `config.num_projection_layers`,
     `in_proj_i` and `out_proj_i`, each with g [Q, out], v [Q, in, out] and bias [Q, out]; `codebook_state`
@@ -88,21 +88,6 @@ class ResidualVQ(nn.Module):
     config: RVQConfig
 
     @nn.compact
-    def books(self) -> dict[str, Any]:
-        """Returns the stacked parameters of all books."""
-        cfg = self.config
-        inner = [cfg.hidden_dim] * (cfg.num_projection_layers - 1)
-        sizes = [cfg.input_dim, *inner, cfg.code_dim]
-        params = {}
-        for name, widths in (("in_proj", sizes), ("out_proj", sizes[::-1])):
-            for i, fans in enumerate(itertools.pairwise(widths)):
-                params[f"{name}_{i}"] = self.param(f"{name}_{i}", init_projection, cfg.num_books, *fans)
-        shape = (cfg.num_books, cfg.num_codes, cfg.code_dim)
-        params["codebook"] = self.param("codebook", nn.initializers.normal(1.0), shape)
-        if self.is_initializing():
-            self.variable("codebook_state", "stale_counter", jnp.zeros, shape[:2])
-        return params
-
     def __call__(
         self,
         x: jax.Array,
@@ -119,23 +104,25 @@ class ResidualVQ(nn.Module):
             train: update `codebook_state` (which must be mutable) and fill `replacement`.
             key: needed with `train`; replacements are drawn from it.
         """
-        output = quantize(self.books(), x, valid, self.config)
+        cfg = self.config
+        inner = [cfg.hidden_dim] * (cfg.num_projection_layers - 1)
+        sizes = [cfg.input_dim, *inner, cfg.code_dim]
+        params: dict[str, Any] = {}
+        for name, widths in (("in_proj", sizes), ("out_proj", sizes[::-1])):
+            for i, fans in enumerate(itertools.pairwise(widths)):
+                params[f"{name}_{i}"] = self.param(f"{name}_{i}", init_projection, cfg.num_books, *fans)
+        shape = (cfg.num_books, cfg.num_codes, cfg.code_dim)
+        params["codebook"] = self.param("codebook", lambda key: jax.random.normal(key, shape))
+        output = quantize(params, x, valid, cfg)
+        if not (train or self.is_initializing()):
+            return output
+        counter = self.variable("codebook_state", "stale_counter", jnp.zeros, shape[:2])
         if not train:
             return output
         if key is None:
             raise ValueError("train=True needs a key to draw replacements for stale codes from")
-        counter = self.get_variable("codebook_state", "stale_counter")
-        counter, replacement = retire_stale(counter, output, valid, key, self.config.stale_tolerance)
-        self.put_variable("codebook_state", "stale_counter", counter)
+        counter.value, replacement = retire_stale(counter.value, output, valid, key, cfg.stale_tolerance)
         return output._replace(replacement=replacement)
-
-    def encode(self, x: jax.Array) -> jax.Array:
-        """Returns codes int32 [B, T, Q] of x [B, T, E]."""
-        return quantize(self.books(), x, None, self.config).codes
-
-    def decode(self, codes: jax.Array) -> jax.Array:
-        """Returns the reconstruction [B, T, E] of codes [B, T, n]; n below Q sums the first n books only."""
-        return dequantize(self.books(), codes, self.config)
 
 
 def init_projection(key: jax.Array, num_books: int, fan_in: int, fan_out: int) -> dict[str, jax.Array]:
