@@ -60,23 +60,22 @@ def reflect_pad(wave: Array, num_samples: Array | None = None, pad: int = PAD) -
 def _skips(start: Array, room: int) -> list[tuple[int, Array]]:
     """Splits each `start` (int [B], 0 to `room`) into static steps that a row either makes or not (bool [B]).
 
-    A step is half of what is left, rounded up: either choice leaves a remainder within the later steps'
-    reach.
+    The steps add up to `room`. All but the first are powers of two, so that a row's bits say which it makes;
+    the first is what the others leave.
     """
-    skips = []
-    while room:
-        step = room - room // 2
-        skip = start >= step
-        start = jnp.where(skip, start - step, start)
-        skips.append((step, skip))
-        room -= step
-    return skips
+    if not room:
+        return []
+    bits = room.bit_length() - 1
+    first = room + 1 - 2**bits
+    is_far = start >= first
+    rest = jnp.where(is_far, start - first, start)
+    return [(first, is_far), *((2**k, rest >> k & 1 == 1) for k in reversed(range(bits)))]
 
 
 def _take(wave: Array, start: Array, size: int) -> Array:
     """`wave[b, start[b] : start[b] + size]` for each row b, [B, size], by slices and selects.
 
-    Each step drops a row's first or last samples and halves what is left: twice the wave is read in all.
+    Each step drops a row's first or last samples and about halves the rest: twice the wave is read in all.
     """
     for step, skip in _skips(start, wave.shape[1] - size):
         wave = jnp.where(skip[:, None], wave[:, step:], wave[:, :-step])

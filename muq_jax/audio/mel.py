@@ -49,6 +49,7 @@ class MelConfig:
         return self.sample_rate_hz / self.hop_length
 
 
+@functools.partial(jax.jit, static_argnames="config")
 def log_mel(wave: Array, num_samples: Array | None = None, *, config: MelConfig | None = None) -> Array:
     """The mel spectrogram in dB, not normalised.
 
