@@ -1,0 +1,1 @@
+"""A page that shows what was learned, to be opened without a network."""

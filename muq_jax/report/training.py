@@ -1,0 +1,184 @@
+"""What a run's metrics say, as sections of a page; and the page of one work directory."""
+
+import datetime
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from muq_jax import __version__
+from muq_jax.errors import UserError
+from muq_jax.report import curves
+from muq_jax.report.page import Block, Card, Folded, Note, Section, facts_table, write_page
+from muq_jax.train.metrics import METRICS_FILE, Row, read_rows
+
+CONFIG_FILE = "config.json"
+
+
+def report_training(workdir: Path) -> Path:
+    """Writes `WORKDIR/report/index.html` from the run's metrics so far, and returns its path.
+
+    Raises:
+        UserError: the work directory has no metrics yet.
+    """
+    rows = read_rows(workdir / METRICS_FILE)
+    if not _split(rows, "train"):
+        raise UserError(f"{workdir / METRICS_FILE}: no training metrics yet; let the run write its first row")
+    last = _split(rows, "train")[-1]
+    is_muq = "ce" in last
+    path = workdir / "report" / "index.html"
+    write_page(
+        path,
+        title="Pretraining MuQ" if is_muq else "Fitting a Mel-RVQ",
+        lead=f"{workdir}, step {last['step']:,}: {last['audio_hours']:.1f} h of audio heard.",
+        cards=prediction_cards(rows) if is_muq else rvq_cards(rows),
+        sections=[
+            health_section({"": rows}),
+            Section("Masked prediction", prediction_blocks(rows))
+            if is_muq
+            else Section("Tokens", rvq_blocks(rows)),
+            about_section(_config_of(workdir)),
+        ],
+    )
+    return path
+
+
+def health_section(runs: Mapping[str, Sequence[Row]]) -> Section:
+    """What the health checks found in runs, by name, or that they found nothing."""
+    notes: list[Block] = []
+    for name, rows in runs.items():
+        found = _split(rows, "health")
+        prefix = f"{name}: " if name else ""
+        notes += [Note(f"{prefix}step {row['step']:,}: {row['message']}", warns=True) for row in found]
+        if not found:
+            notes.append(Note(f"{prefix}no check found anything wrong."))
+    return Section("Health", notes)
+
+
+def rvq_cards(rows: Sequence[Row]) -> list[Card]:
+    """The numbers to take away from a Mel-RVQ's run."""
+    last = _split(rows, "train")[-1]
+    cards = [
+        Card(f"{last['error'][0]:.2f} to {last['error'][-1]:.2f}", "mel error after the first and last book")
+    ]
+    least = min(last["codes_used"])
+    return [*cards, Card(f"{least:,} of {last['num_codes']:,}", "codes in use, in the book with the fewest")]
+
+
+def prediction_cards(rows: Sequence[Row]) -> list[Card]:
+    """The numbers to take away from a pretraining run, of validation where there is one."""
+    row = (_split(rows, "valid") or _split(rows, "train"))[-1]
+    found, known = np.array(row["ce"]), np.array(row["unigram_ce"])
+    where = "validation" if row["split"] == "valid" else "training"
+    chance = float(np.log(row["num_codes"]))
+    return [
+        Card(
+            f"{found.mean():.2f}",
+            f"{where} cross-entropy of masked tokens; code frequencies alone reach {known.mean():.2f}, "
+            f"chance {chance:.2f}",
+        ),
+        Card(
+            f"{int((found < known).sum())} of {len(found)}",
+            "codebooks predicted better than by code frequencies",
+        ),
+    ]
+
+
+def rvq_blocks(rows: Sequence[Row], plain_mean: float | None = None) -> list[Block]:
+    """How the Mel-RVQ was fitted: error and usage, book by book.
+
+    Args:
+        plain_mean: the error of answering every time with the mean of the training data, where it is known.
+    """
+    train = _split(rows, "train")
+    last = (_split(rows, "valid") or train)[-1]
+    steps, errors = _curve(train, "error")
+    return [
+        "Each book encodes what the books before it left over, so the error must fall from book to book.",
+        curves.book_curves("Reconstruction error while fitting", steps, errors, "mean |error|"),
+        curves.reconstruction_errors(last["error"], plain_mean),
+        "A healthy book uses most of its codes. Perplexity is the number of equally frequent codes that "
+        "would carry as much.",
+        curves.codebook_usage(last["codes_used"], last["codes_perplexity"], last["num_codes"]),
+    ]
+
+
+def prediction_blocks(rows: Sequence[Row]) -> list[Block]:
+    """How well masked tokens are predicted, over the steps and book by book."""
+    train, valid = _split(rows, "train"), _split(rows, "valid")
+    last = (valid or train)[-1]
+    chance = float(np.log(last["num_codes"]))
+    levels = {
+        f"chance, ln {last['num_codes']}": chance,
+        "code frequencies": float(np.mean(last["unigram_ce"])),
+    }
+    steps, accuracy = _curve(train, "accuracy")
+    where = "validation" if valid else "training"
+    blocks: list[Block] = [
+        "Blocks of the audio are replaced by noise; the model names the codes of what it did not hear. Below "
+        "the dotted line it knows more than how often each code occurs: it uses what it hears around a gap.",
+        curves.loss_curves(
+            "Cross-entropy of masked tokens, mean of the books",
+            _mean_curve(train, "ce"),
+            _mean_curve(valid, "ce"),
+            levels,
+            "cross-entropy (nats)",
+        ),
+        curves.prediction_by_book(last["ce"], last["unigram_ce"], chance, where),
+        curves.book_curves(
+            "Masked tokens named right (training)", steps, accuracy, "accuracy (%)", percent=True
+        ),
+    ]
+    names = ("grad_norm", "learning_rate", "audio_seconds_per_second")
+    measured = [_curve(train, name)[1] for name in names]
+    if len({len(values) for values in measured}) == 1 and len(measured[0]) > 1:
+        blocks.append(curves.optimisation(_curve(train, "grad_norm")[0], *measured))
+    return blocks
+
+
+def about_section(configs: Mapping[str, str], facts: Mapping[str, Any] | None = None) -> Section:
+    """How the page came about: these facts, date, device, versions, and the configurations as text."""
+    table = facts_table({**(facts or {}), **run_facts()})
+    return Section("How this was made", [table, *(Folded(name, text) for name, text in configs.items())])
+
+
+def run_facts() -> dict[str, str]:
+    """Returns date, device and versions, for numbers that should be traceable."""
+    devices = jax.devices()
+    count = f"{len(devices)} x " if len(devices) > 1 else ""
+    packages = ", ".join(f"{name} {version(name)}" for name in ("jax", "flax", "optax", "numpy"))
+    return {
+        "date": datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        "device": f"{count}{devices[0].device_kind} ({platform.machine()}, {platform.system()})",
+        "versions": f"muq_jax {__version__}, {packages}, Python {platform.python_version()}",
+    }
+
+
+def _config_of(workdir: Path) -> dict[str, str]:
+    path = workdir / CONFIG_FILE
+    return {CONFIG_FILE: json.dumps(json.loads(path.read_text()), indent=2)} if path.exists() else {}
+
+
+def _split(rows: Sequence[Row], name: str) -> list[Row]:
+    return [row for row in rows if row["split"] == name]
+
+
+def _curve(rows: Sequence[Row], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values of the rows that have a number there (a window of skipped steps has null)."""
+    found = [(row["step"], row[name]) for row in rows if _is_number(row.get(name))]
+    return np.array([step for step, _ in found]), np.array([value for _, value in found], float)
+
+
+def _mean_curve(rows: Sequence[Row], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """As `_curve`, the mean over the books."""
+    steps, values = _curve(rows, name)
+    return steps, values.mean(axis=-1) if len(values) else values
+
+
+def _is_number(value: Any) -> bool:
+    return None not in value if isinstance(value, list) else value is not None
