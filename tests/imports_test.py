@@ -18,7 +18,8 @@ GROUPS = [
     {"data", "train", "inference"},
     {"probe"},
     {"report"},
-    {"cli", "__main__"},
+    {"cli"},
+    {"__main__"},
 ]
 RANK = {room: rank for rank, group in enumerate(GROUPS) for room in group}
 ALSO = {("convert", "checkpoint")}

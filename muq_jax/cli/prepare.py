@@ -10,21 +10,36 @@ _SHOWN = 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", metavar="FOLDER_OR_MANIFEST", help="a folder of audio, or a manifest (JSON Lines)")
-    parser.add_argument("out", metavar="OUT", help="the folder to make")
-    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="that decode (default: %(default)s)")
     parser.add_argument(
-        "--max_rejects", type=float, default=0.5, help="fail if a larger share is rejected (default: %(default)s)"
+        "source", metavar="FOLDER_OR_MANIFEST", help="a folder of audio, or a manifest (JSON Lines)"
+    )
+    parser.add_argument("out", metavar="OUT", help="the folder to make")
+    parser.add_argument(
+        "--processes", type=int, default=os.cpu_count(), help="that decode (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--max_rejects",
+        type=float,
+        default=0.5,
+        help="fail if a larger share is rejected (default: %(default)s)",
     )
     parser.add_argument(
         "--min_seconds", type=float, default=0.05, help="reject shorter clips (default: %(default)s)"
     )
     parser.add_argument(
-        "--piece_seconds", type=float, default=60.0, help="cut longer clips into equal pieces (default: %(default)s)"
+        "--piece_seconds",
+        type=float,
+        default=60.0,
+        help="cut longer clips into equal pieces (default: %(default)s)",
     )
-    parser.add_argument("--codec", choices=("flac", "pcm16"), default="flac", help="pcm16: twice the size, no decoding")
     parser.add_argument(
-        "--channel", type=_channel, default="mean", help="'mean' of the channels, or the number of one (default: mean)"
+        "--codec", choices=("flac", "pcm16"), default="flac", help="pcm16: twice the size, no decoding"
+    )
+    parser.add_argument(
+        "--channel",
+        type=_channel,
+        default="mean",
+        help="'mean' of the channels, or the number of one (default: mean)",
     )
 
 
@@ -51,4 +66,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _channel(text: str) -> str | int:
-    return text if text == "mean" else int(text)
+    if text == "mean" or text.isdecimal():
+        return text if text == "mean" else int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is neither 'mean' nor the number of a channel, from 0")

@@ -35,7 +35,7 @@ class Clip:
     Attributes:
       id: unique in its manifest or folder.
       path: the audio file, ready to be opened.
-      sample_rate_hz, num_samples: as the manifest states them (samples a channel, at that rate); None if it does not.
+      sample_rate_hz, num_samples: as the manifest states them (samples a channel, at that rate), else None.
       split: "train", "val", "test" or any other name; None if there are no splits.
       labels: all other fields of the manifest's row.
     """
@@ -60,7 +60,9 @@ def read_manifest(path: str | os.PathLike[str]) -> list[Clip]:
     except FileNotFoundError:
         raise UserError(f"{path}: no such manifest") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not a text file in UTF-8 ({error}); expected JSON Lines, a clip a line") from None
+        raise UserError(
+            f"{path}: not a text file in UTF-8 ({error}); expected JSON Lines, a clip a line"
+        ) from None
 
     rows = []
     for number, line in enumerate(lines, start=1):
@@ -69,21 +71,26 @@ def read_manifest(path: str | os.PathLike[str]) -> list[Clip]:
     if not rows:
         raise UserError(f"{path}: no clip in it; expected JSON Lines, a clip a line")
 
-    default_ids = iter(_ids_from_paths([_relative(clip.path, path.parent) for _, clip in rows if not clip.id]))
+    default_ids = iter(
+        _ids_from_paths([_relative(clip.path, path.parent) for _, clip in rows if not clip.id])
+    )
     clips = [clip if clip.id else dataclasses.replace(clip, id=next(default_ids)) for _, clip in rows]
     where_first: dict[str, str] = {}
     for (where, _), clip in zip(rows, clips, strict=True):
         if clip.id in where_first:
-            raise UserError(f"{where}: id {clip.id!r} was already used in {where_first[clip.id]}; ids must be unique")
+            raise UserError(
+                f"{where}: id {clip.id!r} was already used in {where_first[clip.id]}; ids must be unique"
+            )
         where_first[clip.id] = where
     return clips
 
 
 def scan_folder(folder: str | os.PathLike[str]) -> list[Clip]:
-    """Returns a clip for every audio file below a folder, sorted by relative path; links to folders are followed.
+    """Returns a clip for every audio file below a folder, sorted by relative path.
 
-    A clip's id is the relative path without its suffix, or with it where two files differ in nothing else.
-    Hidden files (a name that starts with a dot, as macOS's `._song.mp3`) are left out.
+    Links to folders are followed. A clip's id is the relative path without its suffix, or with it where two
+    files differ in nothing else. Hidden files (a name that starts with a dot, as macOS's `._song.mp3`) are
+    left out.
 
     Raises:
       UserError: the folder is missing or holds no audio file.
@@ -111,7 +118,7 @@ def scan_folder(folder: str | os.PathLike[str]) -> list[Clip]:
 
 
 def with_header(clip: Clip) -> Clip:
-    """Returns the clip with what its manifest left out read from the file's header (which may not say either)."""
+    """Returns the clip with what its manifest left out read from the file's header, if that says."""
     if clip.sample_rate_hz is not None and clip.num_samples is not None:
         return clip
     info = audio_info(clip.path)
@@ -131,7 +138,9 @@ def select_split(clips: Sequence[Clip], split: str | None, where: str) -> list[C
     chosen = [clip for clip in clips if split is None or clip.split == split]
     if not chosen:
         splits = sorted({clip.split for clip in clips if clip.split is not None})
-        raise UserError(f"{where}: no clip of split {split!r}; found {', '.join(splits) or 'no splits at all'}")
+        raise UserError(
+            f"{where}: no clip of split {split!r}; found {', '.join(splits) or 'no splits at all'}"
+        )
     return chosen
 
 
@@ -153,7 +162,9 @@ def _parse_row(line: str, where: str, folder: Path) -> Clip:
 
     path = _one_of(row, _PATH_FIELDS, where)
     if not isinstance(path, str) or not path:
-        raise UserError(f"{where}: the clip's path is {path!r}; expected a field `path` with the audio file's name")
+        raise UserError(
+            f"{where}: the clip's path is {path!r}; expected a field `path` with the audio file's name"
+        )
     id = row.pop("id", None)
     if not isinstance(id, str | int | None) or isinstance(id, bool) or id == "":
         raise UserError(f"{where}: `id` is {id!r}; expected a text")
@@ -175,7 +186,9 @@ def _one_of(row: dict[str, Any], names: Sequence[str], where: str) -> Any:
     found = {name: row.pop(name) for name in names if name in row}
     values = list(found.values())
     if any(value != values[0] for value in values):
-        raise UserError(f"{where}: {' and '.join(f'`{name}`' for name in found)} mean the same and differ: {found}")
+        raise UserError(
+            f"{where}: {' and '.join(f'`{name}`' for name in found)} mean the same and differ: {found}"
+        )
     return values[0] if values else None
 
 

@@ -1,9 +1,9 @@
 """From a source to batches, in an order that is a function of (seed, step) alone.
 
-Row r of global batch k is example k * G + r of `source.seed(s).shuffle().repeat().random_map(crop)`, G rows a batch.
-Nothing in that depends on how many hosts read it, each its own rows, nor on how many workers do the reading: batches are
-formed before they are handed to workers. So a run resumes by starting at a step, on any topology, and the masks, noise
-and dropout that are drawn by row fall on the same clips.
+Row r of global batch k is example k * G + r of `source.seed(s).shuffle().repeat().random_map(crop)`, G rows a
+batch. Nothing in that depends on how many hosts read it, each its own rows, nor on how many workers do the
+reading: batches are formed before they are handed to workers. So a run resumes by starting at a step, on any
+topology, and the masks, noise and dropout that are drawn by row fall on the same clips.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,8 +23,11 @@ Rows = tuple[int, int]
 class Batch(TypedDict):
     """This host's n rows of one global batch.
 
-    wave: float32 [n, crop_samples], zeros after each row's samples. num_samples: int32 [n]. row: int32 [n], the row's
-    number in the global batch. id: the n clips' ids; "" where `make_eval_batches` filled up its last batch.
+    Attributes:
+      wave: float32 [n, crop_samples], zeros after each row's samples.
+      num_samples: int32 [n].
+      row: int32 [n], the row's number in the global batch.
+      id: the n clips' ids; "" where `make_eval_batches` filled up its last batch.
     """
 
     wave: np.ndarray
@@ -34,10 +37,10 @@ class Batch(TypedDict):
 
 
 class Batches(Iterator[Batch]):
-    """An iterator over batches; `close` it, or use it in a `with`, to end its threads and worker processes."""
+    """An iterator over batches; `close` it, or use it in a `with`, to end its threads and processes."""
 
     def __init__(self, dataset: grain.MapDataset, *, num_workers: int, num_threads: int):
-        # An element is a whole batch: one ready for each thread is enough, grain's default of 500 would fill memory.
+        # An element is a whole batch: one for each thread is enough, grain's 500 would fill memory.
         options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=num_threads)
         batches = dataset.to_iter_dataset(options)
         if num_workers > 0:
@@ -84,8 +87,8 @@ def make_batches(
       start_step: the first batch to give, as if those before had been read.
       num_epochs: passes over the source; a last, incomplete batch is dropped. None never ends.
       rows: (first, one past the last) row of every global batch that this host reads; None reads all.
-      num_workers: processes that make batches; with 0 it is threads of this process, which is as fast on few cores
-        and starts at once. A script that uses processes needs the `if __name__ == "__main__"` guard.
+      num_workers: processes that make batches; with 0 it is threads of this process, which is as fast on few
+        cores and starts at once. A script that uses processes needs the `if __name__ == "__main__"` guard.
       num_threads: batches made at a time by each process; so many are held in memory, too.
       augment: what else to draw for each crop.
       shuffle: False takes the source in its own order.
@@ -98,7 +101,9 @@ def make_batches(
         dataset = dataset.shuffle()
     dataset = dataset.repeat(num_epochs).random_map(RandomCrop(crop_samples, augment or Augment()))
     if len(dataset) < batch_size:
-        raise UserError(f"{source}: {len(dataset)} examples in {num_epochs} epochs do not fill one batch of {batch_size}")
+        raise UserError(
+            f"{source}: {len(dataset)} examples in {num_epochs} epochs do not fill one batch of {batch_size}"
+        )
     batches = _HostRows(dataset, batch_size, rows, num_batches=len(dataset) // batch_size)
     return Batches(batches[start_step:], num_workers=num_workers, num_threads=num_threads)
 
@@ -114,8 +119,8 @@ def make_eval_batches(
 ) -> Batches:
     """Returns evaluation batches: the middle of every clip, once, in the source's order; nothing is drawn.
 
-    The last batch is filled up with rows of no samples (zero wave, `num_samples` 0, id ""), so that all batches have
-    one shape; weigh rows by `num_samples > 0`. Arguments as in `make_batches`.
+    The last batch is filled up with rows of no samples (zero wave, `num_samples` 0, id ""), so that all
+    batches have one shape; weigh rows by `num_samples > 0`. Arguments as in `make_batches`.
     """
     dataset = grain.MapDataset.source(_not_empty(source)).map(CentreCrop(crop_samples))
     filler: Crop = {"id": "", "wave": np.zeros(crop_samples, np.float32), "num_samples": 0}
@@ -126,12 +131,17 @@ def make_eval_batches(
 class _HostRows(grain.MapDataset):
     """Rows [lo, hi) of every global batch; element k is this host's part of batch k.
 
-    It comes after `random_map`, whose random numbers are keyed by the index it sees: the global one here, so that no two
-    hosts draw the same.
+    It comes after `random_map`, whose random numbers are keyed by the index it sees: the global one here,
+    so that no two hosts draw the same.
     """
 
     def __init__(
-        self, parent: grain.MapDataset, batch_size: int, rows: Rows | None, num_batches: int, filler: Crop | None = None
+        self,
+        parent: grain.MapDataset,
+        batch_size: int,
+        rows: Rows | None,
+        num_batches: int,
+        filler: Crop | None = None,
     ):
         super().__init__(parent)
         lo, hi = rows or (0, batch_size)

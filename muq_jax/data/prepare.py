@@ -1,11 +1,12 @@
-"""From audio files to shards that training reads: decoded once, resampled, checked, with statistics and a list of rejects.
+"""From audio files to shards that training reads: decoded once, resampled and checked.
 
 OUT holds
 
-    shard-00000.array_record ...   records of at most a minute of mono audio at 24 kHz (see records.py)
-    manifest.jsonl                 a row a clip, in the order of their records: `path` is its shard, `num_pieces` its records,
-                                   `original` the file it was decoded from; the labels are carried over
-    stats.json                     mean, std and count of the mel spectrogram in dB; the settings; clips and hours
+    shard-00000.array_record ...   pieces of at most a minute, mono at 24 kHz (see shards.py)
+    manifest.jsonl                 a row a clip, in the order of their records: `path` is its shard,
+                                   `num_pieces` its records, `original` the file it came from; labels are
+                                   carried over
+    stats.json                     mean, std and count of the mel values in dB; the settings; clips and hours
     rejects.jsonl                  id, path and reason of every clip that was left out
 
 Everything is written into OUT.partial and renamed at the end, so OUT is there whole or not at all.
@@ -22,25 +23,23 @@ import multiprocessing
 import os
 import shutil
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from tqdm import tqdm
 
 from muq_jax.audio.decode import SAMPLE_RATE_HZ, Channel, audio_info, load_audio
 from muq_jax.data.manifest import Clip, read_manifest, scan_folder, write_manifest
-from muq_jax.data.records import CODECS, SHARD_SUFFIX, encode_record
+from muq_jax.data.shards import CODECS, ShardWriter, encode_record
 from muq_jax.data.statistics import MelMoments
 from muq_jax.errors import UserError
 
 # What 16 bits round to zero.
 _SILENT_PEAK = 2.0**-16
-# Encoders pad by up to 50 ms (MP3, AAC) and tools count that or not; a length further off than this is a mistake.
+# Encoders pad by up to 50 ms (MP3, AAC), which tools count or not; a length further off is a mistake.
 _SLACK_SECONDS = 0.1
-_SHARD_BYTES = 256 * 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +48,8 @@ class Settings:
 
     Attributes:
       channel: "mean" of all channels, or the number of one (upstream trained on single channels).
-      piece_seconds: longer clips are cut into equal pieces of at most this; so a piece of a long clip is never shorter
-        than half of it, and a 30 s crop of a default piece is a full one.
+      piece_seconds: longer clips are cut into equal pieces of at most this; so a piece of a long clip is
+        never shorter than half of it, and a 30 s crop of a default piece is a full one.
       codec: "flac" or "pcm16".
       min_seconds: shorter clips are rejected.
     """
@@ -106,7 +105,7 @@ def prepare(
       out: the folder to make. If an earlier run with this source and these settings made it, nothing is done.
       settings: what to write.
       max_rejects: the largest share of rejected clips, from 0 to 1, that is still a success.
-      num_processes: how many processes decode. More than one needs the `if __name__ == "__main__"` guard in a script.
+      num_processes: how many decode. More than one needs the `if __name__ == "__main__"` guard in a script.
 
     Raises:
       UserError: no audio there; `out` holds something else; too many rejects; the disk is full.
@@ -133,7 +132,9 @@ def prepare(
         os.replace(partial, out)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise UserError(f"{out}: the disk is full; nothing was kept. Free some space, or give another OUT") from error
+            raise UserError(
+                f"{out}: {error.strerror}; nothing was kept. Free some space, or give another OUT"
+            ) from error
         raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -151,10 +152,12 @@ def _write(
     rows: list[dict[str, Any]] = []
     rejects: list[Reject] = []
     moments = MelMoments()
-    with _Shards(folder) as shards:
+    with ShardWriter(folder) as shards:
         results = _convert_all(clips, settings, num_processes)
         # `disable=None`: no bar where there is no terminal.
-        for clip, result in zip(clips, tqdm(results, total=len(clips), unit="clip", disable=None), strict=True):
+        for clip, result in zip(
+            clips, tqdm(results, total=len(clips), unit="clip", disable=None), strict=True
+        ):
             if isinstance(result, str):
                 rejects.append(Reject(clip.id, str(clip.path), result))
                 continue
@@ -179,7 +182,9 @@ def _write(
         rejects=rejects,
     )
     totals = {"num_clips": report.num_clips, "num_pieces": report.num_pieces, "hours": report.hours}
-    (folder / "stats.json").write_text(json.dumps({**moments.summary(), **totals, "made_from": made_from}, indent=1) + "\n")
+    (folder / "stats.json").write_text(
+        json.dumps({**moments.summary(), **totals, "made_from": made_from}, indent=1) + "\n"
+    )
     write_manifest(folder / "rejects.jsonl", map(dataclasses.asdict, rejects))
     write_manifest(folder / "manifest.jsonl", rows)
     return report
@@ -191,7 +196,9 @@ def _convert_all(clips: Sequence[Clip], settings: Settings, num_processes: int) 
         yield from (_convert(clip, settings) for clip in clips)
         return
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(num_processes, context, initializer=_ignore_interrupt) as pool:
+    with concurrent.futures.ProcessPoolExecutor(
+        num_processes, context, initializer=_ignore_interrupt
+    ) as pool:
         waiting = iter(clips)
         # A bounded queue: one long file at its head must not let all others pile up in memory behind it.
         futures = collections.deque(
@@ -234,7 +241,7 @@ def _convert(clip: Clip, settings: Settings) -> _Converted | str:
     for piece in np.array_split(wave, num_pieces):
         start_seconds = start / SAMPLE_RATE_HZ
         header = {
-            "id": clip.id if num_pieces == 1 else f"{clip.id}@{start_seconds:g}",
+            "id": clip.id if num_pieces == 1 else f"{clip.id}@{start_seconds:.2f}",
             "clip": clip.id,
             "start_seconds": start_seconds,
             "sample_rate_hz": SAMPLE_RATE_HZ,
@@ -253,54 +260,11 @@ def _lie(clip: Clip, sample_rate_hz: int, seconds: float) -> str | None:
     stated = clip.num_samples / sample_rate_hz
     if abs(stated - seconds) > _SLACK_SECONDS:
         found = round(seconds * sample_rate_hz)
-        return f"the manifest says {clip.num_samples} samples ({stated:.3f} s), the file has {found} ({seconds:.3f} s)"
+        return (
+            f"the manifest says {clip.num_samples} samples ({stated:.3f} s), "
+            f"the file has {found} ({seconds:.3f} s)"
+        )
     return None
-
-
-class _Shards:
-    """Writes records into numbered shards, a clip's all into one."""
-
-    def __init__(self, folder: Path):
-        self._folder = folder
-        self._numbers = itertools.count()
-        self._writer: ArrayRecordWriter | None = None
-        self._path = Path()
-        self._num_records = self._num_bytes = 0
-
-    def write(self, records: Iterable[bytes]) -> str:
-        """Returns the name of the shard that took them."""
-        if self._num_bytes > _SHARD_BYTES:
-            self.close()
-        if self._writer is None:
-            self._path = self._folder / f"shard-{next(self._numbers):05d}{SHARD_SUFFIX}"
-            # One record a group: random access reads nothing else. FLAC does not compress any further.
-            self._writer = ArrayRecordWriter(str(self._path), "group_size:1,uncompressed")
-        for record in records:
-            self._writer.write(record)
-            self._num_records += 1
-            self._num_bytes += len(record)
-        return self._path.name
-
-    def close(self) -> None:
-        """Ends the shard and reads its index back."""
-        if self._writer is None:
-            return
-        writer, self._writer = self._writer, None
-        writer.close()
-        reader = ArrayRecordReader(str(self._path))
-        if reader.num_records() != self._num_records:
-            raise UserError(
-                f"{self._path}: {reader.num_records()} of {self._num_records} records arrived; is the disk full or failing?"
-            )
-        reader.close()
-        self._num_records = self._num_bytes = 0
-
-    def __enter__(self) -> "_Shards":
-        return self
-
-    def __exit__(self, kind, *_) -> None:
-        if kind is None:
-            self.close()
 
 
 def _check_settings(settings: Settings, max_rejects: float) -> None:
@@ -334,6 +298,12 @@ def _finished(out: Path, made_from: dict[str, Any]) -> Report:
 
 
 def _too_many(report: Report, num_clips: int, max_rejects: float, listed: Path) -> str:
-    first = "; ".join(f"{reject.path}: {reject.reason}" for reject in report.rejects[:3])
-    share = "none could be used" if report.num_clips == 0 else f"more than the share of {max_rejects:g} that is allowed"
-    return f"{len(report.rejects)} of {num_clips} clips were rejected, {share}; listed in {listed}. The first: {first}"
+    few = "; ".join(f"{reject.path}: {reject.reason}" for reject in report.rejects[:3])
+    share = (
+        "none could be used"
+        if report.num_clips == 0
+        else f"more than the share of {max_rejects:g} that is allowed"
+    )
+    return (
+        f"{len(report.rejects)} of {num_clips} clips were rejected, {share}; listed in {listed}. First: {few}"
+    )

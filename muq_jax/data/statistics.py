@@ -4,48 +4,54 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from muq_jax.audio.mel_numpy import log_mel_numpy
-from muq_jax.data.sources import Source
 
-_MIN_SAMPLES = 1025
+if TYPE_CHECKING:
+    from muq_jax.data.sources import Source
+
+_MIN_SAMPLES = 1025  # a window's half and one more; models pad a shorter clip to it
 
 
 class MelMoments(NamedTuple):
-    """Count, mean and summed squared deviation of mel values (all bands and frames alike)."""
+    """Number, mean and summed squared deviation of mel values (all bands and frames alike)."""
 
-    count: int = 0
+    num_values: int = 0
     mean: float = 0.0
     squares: float = 0.0
 
     @classmethod
     def of(cls, wave: np.ndarray) -> "MelMoments":
-        """Returns the moments of one clip at 24 kHz, float32 [S]; a very short one is zero-padded, as models do."""
+        """Returns those of one clip at 24 kHz, float32 [S]; a very short one is zero-padded, as models do."""
         mel = log_mel_numpy(np.pad(wave, (0, max(_MIN_SAMPLES - len(wave), 0)))).astype(np.float64)
         return cls(mel.size, float(mel.mean()), float(mel.var() * mel.size))
 
     def merge(self, other: "MelMoments") -> "MelMoments":
         """Returns the moments of both together (Chan's formula: no large sums of squares cancel)."""
-        count = self.count + other.count
-        if count == 0:
+        total = self.num_values + other.num_values
+        if total == 0:
             return self
         shift = other.mean - self.mean
         return MelMoments(
-            count,
-            self.mean + shift * other.count / count,
-            self.squares + other.squares + shift**2 * self.count * other.count / count,
+            total,
+            self.mean + shift * other.num_values / total,
+            self.squares + other.squares + shift**2 * self.num_values * other.num_values / total,
         )
 
     def summary(self) -> dict[str, float]:
         """Returns {"mean", "std", "count"}, in dB and mel values."""
-        return {"mean": self.mean, "std": math.sqrt(self.squares / max(self.count, 1)), "count": self.count}
+        return {
+            "mean": self.mean,
+            "std": math.sqrt(self.squares / max(self.num_values, 1)),
+            "count": self.num_values,
+        }
 
 
-def mel_statistics(source: Source, *, max_clips: int = 1000) -> dict[str, float]:
-    """Returns {"mean", "std", "count"} over a source, or over `max_clips` of it, evenly spaced, if it has more."""
+def mel_statistics(source: "Source", *, max_clips: int = 1000) -> dict[str, float]:
+    """Returns {"mean", "std", "count"} over a source, or over `max_clips` of its clips, evenly spaced."""
     moments = MelMoments()
     for index in np.linspace(0, len(source) - 1, min(len(source), max_clips)).astype(int):
         wave = source[int(index)]["wave"]
@@ -54,7 +60,7 @@ def mel_statistics(source: Source, *, max_clips: int = 1000) -> dict[str, float]
 
 
 def load_statistics(folder: str | os.PathLike[str]) -> dict[str, float] | None:
-    """Returns {"mean", "std", "count"} that `prepare` wrote into a folder of shards; None if it is not one."""
+    """Returns {"mean", "std", "count"} that `prepare` wrote into a folder of shards; None elsewhere."""
     path = Path(folder) / "stats.json"
     if not path.is_file():
         return None

@@ -23,8 +23,8 @@ class Augment:
 
     Attributes:
       gain_db: (lowest, highest) gain in dB, drawn uniformly; None leaves the level alone.
-      random_channel: take one channel at random, as upstream's training did, instead of the mean of the channels.
-        Needs a source that keeps channels.
+      random_channel: take one channel at random, as upstream's training did, instead of their mean. Needs a
+        source that keeps channels.
     """
 
     gain_db: tuple[float, float] | None = None
@@ -51,7 +51,7 @@ class RandomCrop(grain.transforms.RandomMap):
 
 @dataclasses.dataclass(frozen=True)
 class CentreCrop(grain.transforms.Map):
-    """The middle `crop_samples`, for evaluation: nothing is drawn; a shorter clip is kept whole and zero-padded."""
+    """The middle `crop_samples`, for evaluation; a shorter clip is kept whole and zero-padded."""
 
     crop_samples: int
 

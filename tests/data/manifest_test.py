@@ -16,7 +16,14 @@ def write(folder, *rows):
 
 
 def test_a_full_row(tmp_path):
-    row = {"id": "a", "path": "x/a.wav", "sample_rate_hz": 44100, "num_samples": 7, "split": "val", "key": "C:maj"}
+    row = {
+        "id": "a",
+        "path": "x/a.wav",
+        "sample_rate_hz": 44100,
+        "num_samples": 7,
+        "split": "val",
+        "key": "C:maj",
+    }
     clip = read_manifest(write(tmp_path, row))[0]
     assert clip == Clip("a", tmp_path / "x/a.wav", 44100, 7, "val", {"key": "C:maj"})
 
@@ -24,13 +31,20 @@ def test_a_full_row(tmp_path):
 @pytest.mark.parametrize("field", ["path", "file", "audio_path", "audio_filepath"])
 def test_the_path_has_synonyms(tmp_path, field):
     clip = read_manifest(write(tmp_path, {field: "sub/song.tar.flac", "sample_rate": 48000.0}))[0]
-    assert (clip.id, clip.path, clip.sample_rate_hz) == ("sub/song.tar", tmp_path / "sub/song.tar.flac", 48000)
+    assert (clip.id, clip.path, clip.sample_rate_hz) == (
+        "sub/song.tar",
+        tmp_path / "sub/song.tar.flac",
+        48000,
+    )
     assert clip.num_samples is clip.split is None and clip.labels == {}
 
 
 def test_absolute_paths_and_blank_lines(tmp_path):
     clips = read_manifest(write(tmp_path, {"path": "/music/a.wav", "id": 3}, "", {"path": "b.wav"}))
-    assert [(clip.id, clip.path) for clip in clips] == [("3", Path("/music/a.wav")), ("b", tmp_path / "b.wav")]
+    assert [(clip.id, clip.path) for clip in clips] == [
+        ("3", Path("/music/a.wav")),
+        ("b", tmp_path / "b.wav"),
+    ]
 
 
 def test_default_ids_keep_the_suffix_where_they_would_clash(tmp_path):
@@ -76,12 +90,26 @@ def test_no_manifest_and_an_empty_one(tmp_path):
 
 
 def test_scan_is_recursive_sorted_and_sees_only_audio(tmp_path):
-    for name in ["b/z.WAV", "b/a.flac", "a.mp3", "a.ogg", ".hidden.wav", "._a.mp3", ".cache/x.wav", "notes.txt", "c.d/e.wav"]:
+    for name in [
+        "b/z.WAV",
+        "b/a.flac",
+        "a.mp3",
+        "a.ogg",
+        ".hidden.wav",
+        "._a.mp3",
+        ".cache/x.wav",
+        "notes.txt",
+        "c.d/e.wav",
+    ]:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     clips = scan_folder(tmp_path)
     assert [clip.id for clip in clips] == ["a.mp3", "a.ogg", "b/a", "b/z", "c.d/e"]
-    assert [clip.path for clip in clips[2:]] == [tmp_path / "b/a.flac", tmp_path / "b/z.WAV", tmp_path / "c.d/e.wav"]
+    assert [clip.path for clip in clips[2:]] == [
+        tmp_path / "b/a.flac",
+        tmp_path / "b/z.WAV",
+        tmp_path / "c.d/e.wav",
+    ]
 
 
 def test_scan_follows_links_once(tmp_path):
@@ -123,4 +151,7 @@ def test_splits():
 def test_written_rows_are_read_back(tmp_path):
     rows = [{"path": "ü.wav", "id": "ü", "labels": [1]}, {"path": "b.wav", "id": "b\n"}]
     write_manifest(tmp_path / "m.jsonl", rows)
-    assert [(clip.id, clip.path.name) for clip in read_manifest(tmp_path / "m.jsonl")] == [("ü", "ü.wav"), ("b\n", "b.wav")]
+    assert [(clip.id, clip.path.name) for clip in read_manifest(tmp_path / "m.jsonl")] == [
+        ("ü", "ü.wav"),
+        ("b\n", "b.wav"),
+    ]

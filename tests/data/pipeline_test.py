@@ -49,8 +49,10 @@ def read(num_batches, *, hosts=1, workers=0, start=0, **options):
             parts.append(list(itertools.islice(batches, num_batches)))
     return [
         {
-            "id": sum((part["id"] for part in step), []),
-            **{name: np.concatenate([part[name] for part in step]) for name in ("wave", "num_samples", "row")},
+            "id": [id for part in step for id in part["id"]],
+            **{
+                name: np.concatenate([part[name] for part in step]) for name in ("wave", "num_samples", "row")
+            },
         }
         for step in zip(*parts, strict=True)
     ]
@@ -148,7 +150,10 @@ class Stereo:
         return 16
 
     def __getitem__(self, index):
-        return {"id": str(index), "wave": np.stack([np.full(60, 1.0, np.float32), np.full(60, 3.0, np.float32)])}
+        return {
+            "id": str(index),
+            "wave": np.stack([np.full(60, 1.0, np.float32), np.full(60, 3.0, np.float32)]),
+        }
 
 
 @pytest.mark.parametrize(("random_channel", "expected"), [(False, {2.0}), (True, {1.0, 3.0})])
@@ -170,7 +175,9 @@ def test_eval_batches_are_complete_and_static(hosts):
                 assert batch["wave"].shape == (n, CROP)
                 rows += [
                     (k * GLOBAL + int(row), *rest)
-                    for row, *rest in zip(batch["row"], batch["id"], batch["wave"], batch["num_samples"], strict=True)
+                    for row, *rest in zip(
+                        batch["row"], batch["id"], batch["wave"], batch["num_samples"], strict=True
+                    )
                 ]
     rows.sort(key=lambda row: row[0])
     assert [id for _, id, _, _ in rows] == [f"clip{i}" for i in range(37)] + [""] * 3
@@ -219,7 +226,7 @@ def test_the_room_itself_imports_no_jax():
     # grain imports jax where it is installed; what is checked is that our own modules do without.
     program = (
         "import sys; sys.modules['jax'] = None\n"
-        "import muq_jax.data.pipeline, muq_jax.data.prepare, muq_jax.data.statistics, muq_jax.data.tfds_source"
+        "from muq_jax.data import pipeline, prepare, statistics, tfds_source"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

@@ -36,8 +36,10 @@ def test_nothing_merges_with_nothing():
 def test_channels_are_averaged_and_short_clips_padded():
     wave = Noises()[0]["wave"]
     stereo = [{"id": "a", "wave": np.stack([wave + 0.5, wave - 0.5])}]
-    np.testing.assert_allclose(mel_statistics(stereo)["mean"], mel_statistics([{"id": "a", "wave": wave}])["mean"], rtol=1e-4)
-    assert MelMoments.of(wave[:300]).count == 1025 // 240 * 128
+    np.testing.assert_allclose(
+        mel_statistics(stereo)["mean"], mel_statistics([{"id": "a", "wave": wave}])["mean"], rtol=1e-4
+    )
+    assert MelMoments.of(wave[:300]).num_values == 1025 // 240 * 128
 
 
 def test_statistics_are_found_beside_shards_only(tmp_path):

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from muq_jax.data.records import decode_record, encode_record
+from muq_jax.data.shards import decode_record, encode_record
 from muq_jax.errors import UserError
 
 HEADER = {"id": "ä@30", "sample_rate_hz": 24000}
@@ -32,7 +32,9 @@ def test_flac_is_the_smaller():
 
 
 @pytest.mark.parametrize("codec", ["flac", "pcm16"])
-@pytest.mark.parametrize("damage", [lambda b: b[:-100], lambda b: b[:2], lambda b: b"\0" * len(b), lambda b: b"garbage" * 9])
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[:-100], lambda b: b[:2], lambda b: b"\0" * len(b), lambda b: b"garbage" * 9]
+)
 def test_damaged_bytes_are_named(codec, damage):
     record = encode_record(HEADER, np.ones(3000, np.float32) / 2, codec)
     with pytest.raises(UserError, match="shards, record 7"):

@@ -1,0 +1,113 @@
+"""The command line: exit statuses, one-line errors, and `prepare` itself."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from muq_jax.cli import COMMANDS, DONE, FAILED, INTERRUPTED, SOME_FILES_FAILED, WRONG_USAGE, main
+
+
+@pytest.fixture
+def music(tmp_path):
+    folder = tmp_path / "music"
+    folder.mkdir()
+    for i in range(3):
+        soundfile.write(folder / f"{i}.wav", 0.1 * np.random.default_rng(i).standard_normal(12000), 24000)
+    return folder
+
+
+def test_prepare_and_again(tmp_path, music, capsys):
+    command = ["prepare", str(music), str(tmp_path / "out"), "--processes", "1"]
+    assert main(command) == DONE
+    assert "3 clips" in capsys.readouterr().out
+    assert main(command) == DONE
+    assert capsys.readouterr().out.startswith("already prepared")
+
+
+def test_rejects_are_listed_and_change_the_status(tmp_path, music, capsys):
+    soundfile.write(music / "silent.wav", np.zeros(24000), 24000)
+    assert main(["prepare", str(music), str(tmp_path / "out"), "--processes", "1"]) == SOME_FILES_FAILED
+    assert "silent.wav: silent" in capsys.readouterr().out
+
+
+def test_a_users_mistake_is_one_line(tmp_path, capsys):
+    assert main(["prepare", str(tmp_path / "none"), str(tmp_path / "out")]) == FAILED
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("error: ") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["a"], ["a", "b", "--chanel", "1"], ["a", "b", "--channel", "left"]]
+)
+def test_wrong_usage_of_a_command(arguments, capsys):
+    with pytest.raises(SystemExit) as status:
+        main(["prepare", *arguments])
+    assert status.value.code == WRONG_USAGE
+    assert "usage" in capsys.readouterr().err
+
+
+def test_wrong_or_no_command(capsys):
+    assert main(["prepar"]) == WRONG_USAGE
+    assert "did you mean prepare?" in capsys.readouterr().err
+    assert main(["xyzzy"]) == WRONG_USAGE
+    assert "expected one of" in capsys.readouterr().err
+    assert main([]) == WRONG_USAGE
+    assert "usage" in capsys.readouterr().err
+
+
+def test_help(capsys):
+    assert main(["--help"]) == DONE
+    overview = capsys.readouterr().out
+    for name in COMMANDS:
+        assert f"\n  {name}" in overview
+        with pytest.raises(SystemExit) as status:
+            main([name, "--help"])
+        assert status.value.code == DONE
+        assert f"example:\n  python -m muq_jax {name} " in capsys.readouterr().out
+
+
+def test_ctrl_c(tmp_path, music, monkeypatch, capsys):
+    import muq_jax.data.prepare as room
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(room, "_convert", interrupted)
+    assert main(["prepare", str(music), str(tmp_path / "out"), "--processes", "1"]) == INTERRUPTED
+    assert "run the same command again" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == ["music"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_all_processes_and_leaves_nothing(tmp_path, music, sent):
+    for i in range(3, 60):
+        soundfile.write(music / f"{i}.wav", 0.1 * np.random.default_rng(i).standard_normal(24000 * 20), 24000)
+    command = [
+        sys.executable,
+        "-m",
+        "muq_jax",
+        "prepare",
+        str(music),
+        str(tmp_path / "out"),
+        "--processes",
+        "2",
+    ]
+    root = Path(__file__).parents[2]
+    process = subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("out.partial/*.array_record")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    # To the whole group, as a terminal does.
+    os.killpg(process.pid, sent)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == INTERRUPTED, err
+    assert err == "interrupted; run the same command again\n"
+    assert os.listdir(tmp_path) == ["music"]
