@@ -9,30 +9,18 @@ KEYS = tuple(f"{tonic}:{mode}" for mode in ("maj", "min") for tonic in TONICS)
 
 _SCALES = {"maj": (0, 2, 4, 5, 7, 9, 11), "min": (0, 2, 3, 5, 7, 8, 10)}
 _CHORDS = {"maj": (0, 4, 7), "min": (0, 3, 7)}
-# Degrees as harmony books write them, capitals for major chords, small letters for minor ones; semitones above the tonic.
-_DEGREES = {
-    "I": 0,
-    "ii": 2,
-    "iii": 4,
-    "IV": 5,
-    "V": 7,
-    "vi": 9,
-    "i": 0,
-    "III": 3,
-    "iv": 5,
-    "VI": 8,
-    "VII": 10,
-}
+# As harmony books write them, capitals for major chords, small letters for minor; semitones above the tonic.
+_DEGREES = dict(I=0, ii=2, IV=5, V=7, vi=9, i=0, iv=5, VI=8, VII=10)
 _PROGRESSIONS = {
-    "maj": ("I V vi IV", "I vi IV V", "I IV V I", "I IV I V", "I ii V I", "I iii IV V"),
-    "min": ("i VI iv V", "i iv V i", "i VII VI V", "i iv i V", "i V i iv", "i VI III V"),
+    "maj": ("I V vi IV", "I vi IV V", "I IV V I", "I IV I V", "I ii V I", "I IV ii V"),
+    "min": ("i VI iv V", "i iv V i", "i VII VI V", "i iv i V", "i V i iv", "i VI iv i"),
 }
 
 
 class Style(NamedTuple):
     """What a bar sounds like. In a pattern a sign is a sixteenth, four are a beat, and a dot is a rest.
 
-    Melody and drums: x. Chords: x for all notes at once, 0-3 for one of them. Bass: root, third, fifth, octave.
+    Melody and drums: x. Chords: x all notes at once, 0-3 one of them. Bass: root, third, fifth or octave.
     """
 
     tempo_bpm: tuple[int, int]
@@ -54,33 +42,43 @@ class Style(NamedTuple):
 # fmt: off
 STYLES: dict[str, Style] = {
     "pop": Style(
-        (92, 126), "x...x.x.x...x.x. x.x.x...x.x.x... x.....x.x...x...", "r.....r.r.....f.", "x...x...x...x...",
+        (92, 126), "x...x.x.x...x.x. x.x.x...x.x.x... x.....x.x...x...",
+        bass="r.....r.r.....f.", chords="x...x...x...x...",
         kick="x.......x.x.....", snare="....x.......x...", hat="x.x.x.x.x.x.x.x.", drums=0.8,
     ),
     "rock": Style(
-        (110, 150), "x...x...x.x.x... x.x.x.x.x...x... x.......x...x.x.", "r.r.r.r.r.r.r.r.", "x...x.x.x...x.x.",
+        (110, 150), "x...x...x.x.x... x.x.x.x.x...x... x.......x...x.x.",
+        bass="r.r.r.r.r.r.r.r.", chords="x...x.x.x...x.x.",
         kick="x.....x.x.......", snare="....x.......x...", hat="x.x.x.x.x.x.x.x.", drums=1.0,
     ),
     "dance": Style(
-        (118, 134), "x..x..x.x..x..x. x.x.x..x..x.x... x...x.x.x.x.x.x.", "..r...r...r...o.", "x..x..x...x.x...",
+        (118, 134), "x..x..x.x..x..x. x.x.x..x..x.x... x...x.x.x.x.x.x.",
+        bass="..r...r...r...o.", chords="x..x..x...x.x...",
         kick="x...x...x...x...", snare="....x.......x...", hat="..x...x...x...x.", drums=1.0,
     ),
     "swing": Style(
-        (110, 168), "x...x.x.x...x.x. x.x.x...x.x.x.x. ....x.x.x.x.x...", "r...t...f...t...", "x.....x.x.....x.",
+        (110, 168), "x...x.x.x...x.x. x.x.x...x.x.x.x. ....x.x.x.x.x...",
+        bass="r...t...f...t...", chords="x.....x.x.....x.",
         kick="x.......x.......", snare="....x.......x...", hat="x...x.x.x...x.x.", drums=0.8, swing=True,
     ),
     "ballad": Style(
-        (60, 84), "x.......x...x... x...x...x.....x. x...x.x.x.......", "r.......r.......", "0.1.2.1.0.1.2.1.",
-        kick="x.......x.......", snare="....x.......x...", hat="x...x...x...x...", drums=0.3, chords_per_bar=2,
+        (60, 84), "x.......x...x... x...x...x.....x. x...x.x.x.......",
+        bass="r.......r.......", chords="0.1.2.1.0.1.2.1.", chords_per_bar=2,
+        kick="x.......x.......", snare="....x.......x...", hat="x...x...x...x...", drums=0.3,
     ),
     "folk": Style(
-        (88, 132), "x...x.x.x...x... x.x.x.x.x.x.x... x...x...x.x.x.x.", "r.......f.......", "....x.......x...",
+        (88, 132), "x...x.x.x...x... x.x.x.x.x.x.x... x...x...x.x.x.x.",
+        bass="r.......f.......", chords="....x.......x...",
     ),
     "waltz": Style(
-        (96, 160), "x.......x... x...x...x... x.....x.x...", "r...........", "....x...x...",
+        (96, 160), "x.......x... x...x...x... x.....x.x...",
+        bass="r...........", chords="....x...x...",
         kick="x...........", snare="....x...x...", hat="x...x...x...", drums=0.5,
     ),
-    "lullaby": Style((72, 100), "x...x.x.x... x.......x... x.x.x...x.x.", "r...........", "0.1.2.3.2.1."),
+    "lullaby": Style(
+        (72, 100), "x...x.x.x... x.......x... x.x.x...x.x.",
+        bass="r...........", chords="0.1.2.3.2.1.",
+    ),
 }
 # fmt: on
 
@@ -96,7 +94,7 @@ class Event(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Events and what a musician would write above them: times of beats and downbeats, chords (start, end, label)."""
+    """Events, and the times in seconds of what they follow: beats, downbeats, chords (start, end, label)."""
 
     events: list[Event]
     beats: list[float]
@@ -166,7 +164,7 @@ def _tones(chord: str) -> list[int]:
 
 
 def _passing_tones(tones: list[int], tonic: int, mode: str) -> list[int]:
-    """The pitch classes of the key; over a chord with the leading note, a minor key raises its seventh degree."""
+    """The pitch classes of the key; over a chord with the leading note, a minor key raises its seventh."""
     scale = [(tonic + degree) % 12 for degree in _SCALES[mode]]
     if mode == "min" and (tonic + 11) % 12 in tones:
         scale[6] = (tonic + 11) % 12
@@ -174,7 +172,7 @@ def _passing_tones(tones: list[int], tonic: int, mode: str) -> list[int]:
 
 
 def _move(pitch: int, by: int, allowed: list[int]) -> int:
-    """The pitch of an allowed class nearest to `pitch + by`, turned back at the ends of two octaves from C4."""
+    """The pitch of an allowed class nearest to `pitch + by`, turned back at the ends of C4 to C6."""
     target = pitch + by if 62 <= pitch + by <= 82 else pitch - by
     return min((p for p in range(60, 85) if p % 12 in allowed), key=lambda p: abs(p - target))
 

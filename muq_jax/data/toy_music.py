@@ -1,8 +1,8 @@
-"""`toy_music`: a corpus that needs no download, composed and synthesised by our own code, and labelled exactly.
+"""`toy_music`: a corpus that needs no download, composed and synthesised by our own code, labelled exactly.
 
-Three clips in four are songs (chords in a key, bass, a melody, often drums), cut out of a longer piece at any
-moment; the fourth is one note played again and again. A clip is a function of (seed, index) alone, and its samples
-lie on the 16-bit grid, so memory, wav files and TFDS records hold the same numbers.
+Three clips in four are songs (chords in a key, bass, a melody, often drums), cut out of a longer piece; the
+fourth is one note played again and again. A clip is a function of (seed, index, seconds) alone. Its samples
+lie on the 16-bit grid, so that memory, wav files and TFDS records hold the same numbers.
 """
 
 import json
@@ -37,10 +37,10 @@ class ToyClip(NamedTuple):
 def make_clip(index: int, seed: int = 0, *, seconds: float = 10.0) -> ToyClip:
     """Clip `index` of the corpus `seed`: the same bytes at every call.
 
-    Labels: kind ("song", "note"), key ("Eb:min"), tempo_bpm, metre ("4/4", "3/4"), beats and downbeats [s], chords
-    and melody [[start s, end s, label or MIDI pitch]], instrument (of the melody, or of the note), instruments, pitch
-    (MIDI, of a note), has_drums, style and caption. What a clip has not is None or empty. Keys, styles, instruments
-    and pitches are balanced: of as many clips of a kind as there are values, each value has one.
+    Labels: kind ("song", "note"), key ("Eb:min"), tempo_bpm, metre ("4/4", "3/4"), beats and downbeats [s],
+    chords and melody [[start s, end s, label or MIDI pitch]], instrument (of the melody, or of the note),
+    instruments, pitch (MIDI, of a note), has_drums, style and caption. What a clip has not is None or empty.
+    Keys, styles, instruments and pitches are balanced: each value comes once before any comes again.
 
     Args:
       index: 0 or more; the corpus has no end.
@@ -70,7 +70,7 @@ def split_of(index: int, seed: int = 0) -> str:
 class ToyMusicSource:
     """The corpus by random access, for Grain: `source[i]` is {"id", "wave", "sample_rate_hz", "labels"}.
 
-    Clips are synthesised when first read and kept, as 16 bit, up to `CACHE_BYTES`; a pickled source takes none along.
+    Clips are synthesised when first read and kept, as 16 bit, up to `CACHE_BYTES`; none of them is pickled.
 
     Args:
       num_clips: how many clips of the corpus are drawn on, all splits together.
@@ -90,8 +90,8 @@ class ToyMusicSource:
         self._cache: dict[int, ToyClip] = {}
         if not self._indices:
             raise UserError(
-                f"toy_music: none of {num_clips} clips is in split {split!r}; expected train, val, test or None, "
-                "and at least ten clips to have all three"
+                f"toy_music: none of {num_clips} clips is in split {split!r}; expected train, val, test or "
+                "None, and ten clips or more to have all three"
             )
 
     def __len__(self) -> int:
@@ -110,7 +110,8 @@ class ToyMusicSource:
         return {"id": clip.id, "wave": wave, "sample_rate_hz": SAMPLE_RATE_HZ, "labels": clip.labels}
 
     def __repr__(self) -> str:
-        return f"ToyMusicSource({self.num_clips}, seed={self.seed}, seconds={self.seconds}, split={self.split!r})"
+        corpus = f"{self.num_clips}, seed={self.seed}, seconds={self.seconds}"
+        return f"ToyMusicSource({corpus}, split={self.split!r})"
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cache": {}}
@@ -122,7 +123,7 @@ def to_pcm16(wave: np.ndarray) -> np.ndarray:
 
 
 def write_folder(out: str | Path, num_clips: int, seed: int = 0, *, seconds: float = 10.0) -> Path:
-    """Writes `OUT/audio/ID.wav` (16 bit) and `OUT/manifest.jsonl` with all labels; returns the manifest's path."""
+    """Writes `OUT/audio/ID.wav` (16 bit) and `OUT/manifest.jsonl`, with all labels, whose path it returns."""
     import soundfile
 
     audio = Path(out) / "audio"
@@ -192,7 +193,7 @@ _CAPTIONS = (
 
 
 def _note(ordinal: int, seed: int, num_samples: int) -> tuple[np.ndarray, dict[str, Any]]:
-    """One pitch, struck every one to two seconds: a single plucked note would leave most of the clip silent."""
+    """One pitch, struck every one to two seconds: plucked once, most of the clip would be silent."""
     random = _random(seed, ordinal, "note")
     instrument = _balanced(LEADS, ordinal, seed, "note instrument")
     pitch = _balanced(NOTE_PITCHES, ordinal, seed, "note pitch")
@@ -213,7 +214,7 @@ def _note(ordinal: int, seed: int, num_samples: int) -> tuple[np.ndarray, dict[s
         "pitch": pitch,
         "has_drums": False,
         "style": None,
-        "caption": f"The single note {TONICS[pitch % 12]}{pitch // 12 - 1}, played over and over on {instrument}.",
+        "caption": f"The note {TONICS[pitch % 12]}{pitch // 12 - 1}, played over and over on {instrument}.",
     }
 
 
@@ -232,6 +233,8 @@ def _render(
     sounds: dict[tuple[str, int, int], np.ndarray] = {}
     for part, start_s, end_s, pitch, velocity in events:
         start, length = round(start_s * SAMPLE_RATE_HZ), round((end_s - start_s) * SAMPLE_RATE_HZ)
+        if start >= num_samples:
+            continue
         if (part, pitch, length) not in sounds:
             sounds[part, pitch, length] = (
                 render_note(voices[part], pitch, length, brightness[part])
@@ -245,7 +248,7 @@ def _render(
 
 
 def _record(random: np.random.Generator, mixture: np.ndarray) -> np.ndarray:
-    """Float32 on the 16-bit grid, at -26 to -16 dBFS RMS (less where a peak would pass -0.5 dBFS), with some hiss."""
+    """Float32 on the 16-bit grid with some hiss, at -26 to -16 dBFS RMS, lower where a peak would clip."""
     mixture = mixture - np.mean(mixture)
     wanted, hiss = 10.0 ** (random.uniform((-26.0, -80.0), (-16.0, -65.0)) / 20.0)
     gain = min(wanted / np.sqrt(np.mean(mixture**2)), 0.94 / np.max(np.abs(mixture)))

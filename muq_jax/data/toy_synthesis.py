@@ -1,9 +1,9 @@
 """Instruments and drums made of nothing but numpy: the sound of the `toy_music` corpus.
 
-Four classic methods, each a pure function of its arguments and each exactly in tune: additive, frequency
-modulation, plucked string (Karplus-Strong) and subtractive (a band-limited saw through a low-pass filter), and drums
-made of noise and a falling sine. Everything is float64: a difference in the last digit between two machines' `sin` then vanishes when
-the finished clip is rounded to 16 bits.
+Four classic methods, each a pure function of its arguments and exactly in tune: additive, frequency
+modulation, plucked string (Karplus-Strong) and subtractive (a band-limited saw through a low-pass); and drums
+of noise and a falling sine. Everything is float64: where the sines of two machines differ in the last digit,
+the rounding of the finished clip to 16 bits hides it.
 """
 
 import zlib
@@ -15,17 +15,13 @@ import numpy as np
 
 from muq_jax.audio.decode import SAMPLE_RATE_HZ
 
-# What a method may put close to half the sample rate is inaudible there but would fold back as a false tone.
+# No partial goes higher: beyond half the sample rate it would fold back as a false tone.
 _HIGHEST_HZ = 0.45 * SAMPLE_RATE_HZ
 
 
 def frequency_of(pitch: float) -> float:
     """Hertz of a MIDI pitch in equal temperament, A4 = 69 = 440 Hz."""
     return 440.0 * 2.0 ** ((pitch - 69.0) / 12.0)
-
-
-def seconds_axis(num_samples: int) -> np.ndarray:
-    return np.arange(num_samples) / SAMPLE_RATE_HZ
 
 
 def additive(
@@ -37,13 +33,13 @@ def additive(
     fade: float = 0.0,
     vibrato_cents: float = 0.0,
 ) -> np.ndarray:
-    """A sum of harmonics, harmonic k of weight `weights[k-1]` fading `fade * (k-1)` nepers a second faster than the first.
+    """A sum of harmonics of the given weights; harmonic k fades as exp(-fade (k-1) t) beside the first.
 
-    The Chebyshev recurrence sin((k+1)x) = 2 cos(x) sin(kx) - sin((k-1)x) costs two multiplications a harmonic, a tenth of a sine.
+    By the Chebyshev recurrence sin((k+1)x) = 2 cos(x) sin(kx) - sin((k-1)x), cheaper than a sine for each.
     """
     phase = _phase(frequency_hz, num_samples, vibrato_cents)
     twice_cosine = 2.0 * np.cos(phase)
-    shrink = brightness * np.exp(-fade * seconds_axis(num_samples))
+    shrink = brightness * np.exp(-fade * _seconds(num_samples))
     before, harmonic, level = np.zeros(num_samples), np.sin(phase), np.ones(num_samples)
     tone = np.zeros(num_samples)
     for k, weight in enumerate(weights, start=1):
@@ -56,44 +52,46 @@ def additive(
     return tone
 
 
-def frequency_modulation(
+def modulated(
     frequency_hz: float,
     num_samples: int,
     brightness: float,
     *,
     ratio: int,
     index: float,
-    index_decay_s: float,
-    index_floor: float = 0.2,
+    fall_s: float,
+    floor: float = 0.2,
     vibrato_cents: float = 0.0,
 ) -> np.ndarray:
     """One sine bends the phase of another (Chowning 1973); `ratio` is whole, so the sidebands are harmonics.
 
-    The modulation index falls from `index` to `index_floor` of it with time constant `index_decay_s`.
+    The modulation index falls from `index` to `floor` of it with time constant `fall_s`.
     """
     phase = _phase(frequency_hz, num_samples, vibrato_cents)
     # Carson's rule: sidebands reach about (index + 1) modulator frequencies above the carrier.
     widest = max(0.0, (_HIGHEST_HZ / frequency_hz - 1.0) / ratio - 1.0)
-    falling = index_floor + (1.0 - index_floor) * np.exp(-seconds_axis(num_samples) / index_decay_s)
+    falling = floor + (1.0 - floor) * np.exp(-_seconds(num_samples) / fall_s)
     return np.sin(phase + min(index * brightness, widest) * falling * np.sin(ratio * phase))
 
 
-def plucked_string(
+def plucked(
     frequency_hz: float, num_samples: int, brightness: float, *, decay_s: float, damping: float
 ) -> np.ndarray:
     """Karplus-Strong: a burst of noise runs round a loop one period long that loses its highs at every turn.
 
-    The loop is summed in closed form over frequency, burst * (1 - G^M) / (1 - G) with G one turn and M the number of turns, which is
-    exact, vectorised, and lets the period be a fraction of a sample, so that the string is in tune.
+    M turns of a loop with response G add up to burst * (1 - G^M) / (1 - G): one expression over frequency,
+    in which the period may be any fraction of a sample, so that the string is in tune.
     """
-    period = SAMPLE_RATE_HZ / frequency_hz
+    period = SAMPLE_RATE_HZ / frequency_hz  # samples
     turns = int(np.ceil(num_samples / period))
     size = _fft_size(num_samples + 2 * int(period) + 2)
     omega = 2.0 * np.pi * np.fft.rfftfreq(size)  # radians a sample
     burst = np.zeros(size)
-    # The same burst for every pitch of this length: a pitch sounds the same each time it is played.
+    # Seeded by its length: a pitch sounds the same whenever it is played.
     burst[: int(period)] = np.random.default_rng(int(period)).uniform(-1.0, 1.0, int(period))
-    loss = np.exp(-period / (decay_s * SAMPLE_RATE_HZ)) * np.cos(omega / 2.0) ** (2.0 * damping / brightness)
+    # The average of two neighbours, relative to the fundamental's, whose decay would else grow with pitch.
+    average = np.minimum(np.cos(omega / 2.0) / np.cos(np.pi / period), 1.0)
+    loss = np.exp(-period / SAMPLE_RATE_HZ / decay_s) * average ** (2.0 * damping / brightness)
     turn = loss * np.exp(-1j * omega * period)
     all_turns = loss**turns * np.exp(-1j * omega * period * turns)
     spectrum = np.fft.rfft(burst) * (1.0 - all_turns) / (1.0 - turn)
@@ -108,79 +106,59 @@ def filtered_saw(
     *,
     cutoff_hz: float,
     sweep_s: float = np.inf,
-    detune_cents: tuple[float, ...] = (0.0,),
     vibrato_cents: float = 0.0,
 ) -> np.ndarray:
-    """Band-limited saws, through a two-pole low-pass whose cutoff falls to a quarter with time constant `sweep_s`.
+    """A band-limited saw through a two-pole low-pass whose cutoff falls to a quarter in the time `sweep_s`.
 
-    A saw is the integral of a pulse train, and a band-limited pulse train has a closed form, the Dirichlet kernel; integration and
-    filter are one multiplication over frequency. The falling cutoff is a cross-fade of the open and the closed filter.
+    A saw is the integral of a pulse train, whose band-limited form is closed (the Dirichlet kernel). Integral
+    and filter are one product over frequency; the falling cutoff cross-fades from an open to a closed filter.
     """
-    pulses = np.zeros(num_samples)
-    for cents in detune_cents:
-        detuned_hz = frequency_hz * 2.0 ** (cents / 1200.0)
-        harmonics = int(_HIGHEST_HZ / detuned_hz)
-        # Half a period late: the first pulse is then whole.
-        half = 0.5 * _phase(detuned_hz, num_samples, vibrato_cents) - 0.5 * np.pi
-        sine = np.sin(half)
-        at_pulse = np.abs(sine) < 1e-9
-        ratio = np.sin((2 * harmonics + 1) * half) / np.where(at_pulse, 1.0, sine)
-        pulses += np.where(at_pulse, 2 * harmonics + 1, ratio) - 1.0
+    odd = 2 * int(_HIGHEST_HZ / frequency_hz) + 1
+    # Half a period late: the first pulse is then whole.
+    half = 0.5 * _phase(frequency_hz, num_samples, vibrato_cents) - 0.5 * np.pi
+    sine = np.sin(half)
+    on_pulse = np.abs(sine) < 1e-6
+    pulses = np.where(on_pulse, odd, np.sin(odd * half) / np.where(on_pulse, 1.0, sine)) - 1.0
     size = _fft_size(num_samples + SAMPLE_RATE_HZ // 10)
     s = 2j * np.pi * np.fft.rfftfreq(size, 1.0 / SAMPLE_RATE_HZ)
-    # The integrator leaks below 20 Hz, so that what it remembers is gone long before the transform wraps around.
+    # The integrator leaks below 20 Hz: what it remembers is gone before the transform wraps around.
     saw = np.fft.rfft(pulses, size) / (s + 2.0 * np.pi * 20.0)
     corner = 2.0 * np.pi * (cutoff_hz * brightness + frequency_hz)
     opened = np.fft.irfft(saw / (1.0 + s / corner) ** 2, size)[:num_samples]
     if sweep_s == np.inf:
         return opened
     closed = np.fft.irfft(saw / (1.0 + 4.0 * s / corner) ** 2, size)[:num_samples]
-    return closed + (opened - closed) * np.exp(-seconds_axis(num_samples) / sweep_s)
+    return closed + (opened - closed) * np.exp(-_seconds(num_samples) / sweep_s)
 
 
 class Instrument(NamedTuple):
-    """A synthesis method with its timbre, and the envelope that shapes its loudness."""
+    """A note's envelope, and what it shapes: a function (frequency_hz, num_samples, brightness) -> [S]."""
 
-    tone: Callable[
-        [float, int, float], np.ndarray
-    ]  # (frequency_hz, num_samples, brightness) -> [num_samples]
-    attack_s: float = 0.005
-    decay_s: float = np.inf
-    release_s: float = 0.08
+    attack_s: float
+    decay_s: float
+    release_s: float
+    tone: Callable[[float, int, float], np.ndarray]
 
 
+# fmt: off
 INSTRUMENTS: dict[str, Instrument] = {
-    # Leads and chords.
-    "piano": Instrument(
-        partial(additive, weights=(1, 0.6, 0.4, 0.3, 0.2, 0.15, 0.1, 0.08), fade=0.9), decay_s=1.2
-    ),
-    "organ": Instrument(partial(additive, weights=(1, 0.8, 0.5, 0.6, 0, 0.3, 0, 0.4)), attack_s=0.012),
-    "flute": Instrument(partial(additive, weights=(1, 0.25, 0.06), vibrato_cents=10), 0.05, release_s=0.12),
-    "clarinet": Instrument(partial(additive, weights=(1, 0.02, 0.6, 0.03, 0.35, 0.03, 0.2, 0, 0.1)), 0.03),
-    "electric piano": Instrument(
-        partial(frequency_modulation, ratio=1, index=1.6, index_decay_s=0.35), decay_s=1.5
-    ),
-    "bell": Instrument(
-        partial(frequency_modulation, ratio=5, index=1.2, index_decay_s=0.5), decay_s=0.9, release_s=0.3
-    ),
-    "brass": Instrument(
-        partial(
-            frequency_modulation, ratio=1, index=3.0, index_decay_s=0.6, index_floor=0.6, vibrato_cents=6
-        ),
-        0.03,
-    ),
-    "guitar": Instrument(partial(plucked_string, decay_s=1.2, damping=0.5)),
-    "harp": Instrument(partial(plucked_string, decay_s=2.5, damping=1.5), release_s=0.4),
-    "strings": Instrument(
-        partial(filtered_saw, cutoff_hz=1800, detune_cents=(-4, 0, 4), vibrato_cents=8), 0.06, release_s=0.15
-    ),
-    "synth lead": Instrument(partial(filtered_saw, cutoff_hz=4500), attack_s=0.008),
-    "synth pluck": Instrument(partial(filtered_saw, cutoff_hz=3500, sweep_s=0.12), decay_s=0.6),
-    # Basses.
-    "plucked bass": Instrument(partial(plucked_string, decay_s=1.5, damping=4.0)),
-    "synth bass": Instrument(partial(filtered_saw, cutoff_hz=500, sweep_s=0.2)),
-    "sub bass": Instrument(partial(additive, weights=(1, 0.3, 0.1)), attack_s=0.01),
+    "piano": Instrument(0.005, 1.2, 0.08, partial(additive, weights=(1, 0.6, 0.4, 0.3, 0.2, 0.1), fade=0.9)),
+    "organ": Instrument(0.012, np.inf, 0.08, partial(additive, weights=(1, 0.8, 0.5, 0.6, 0, 0.3, 0, 0.4))),
+    "flute": Instrument(0.05, np.inf, 0.12, partial(additive, weights=(1, 0.25, 0.06), vibrato_cents=10)),
+    "clarinet": Instrument(0.03, np.inf, 0.08, partial(additive, weights=(1, 0, 0.6, 0, 0.35, 0, 0.2))),
+    "electric piano": Instrument(0.005, 1.5, 0.08, partial(modulated, ratio=1, index=1.6, fall_s=0.35)),
+    "bell": Instrument(0.005, 0.9, 0.3, partial(modulated, ratio=5, index=1.2, fall_s=0.5)),
+    "brass": Instrument(0.03, np.inf, 0.08, partial(modulated, ratio=1, index=3.0, fall_s=0.6, floor=0.6)),
+    "guitar": Instrument(0.003, np.inf, 0.08, partial(plucked, decay_s=1.2, damping=0.5)),
+    "harp": Instrument(0.003, np.inf, 0.4, partial(plucked, decay_s=2.0, damping=2.0)),
+    "strings": Instrument(0.06, np.inf, 0.15, partial(filtered_saw, cutoff_hz=1800, vibrato_cents=8)),
+    "synth lead": Instrument(0.008, np.inf, 0.08, partial(filtered_saw, cutoff_hz=4500)),
+    "synth pluck": Instrument(0.005, 0.6, 0.08, partial(filtered_saw, cutoff_hz=3500, sweep_s=0.12)),
+    "plucked bass": Instrument(0.003, np.inf, 0.08, partial(plucked, decay_s=1.5, damping=4.0)),
+    "synth bass": Instrument(0.005, np.inf, 0.08, partial(filtered_saw, cutoff_hz=500, sweep_s=0.2)),
+    "sub bass": Instrument(0.01, np.inf, 0.08, partial(additive, weights=(1, 0.3, 0.1))),
 }
+# fmt: on
 LEADS = tuple(INSTRUMENTS)[:12]
 BASSES = tuple(INSTRUMENTS)[12:]
 
@@ -189,16 +167,16 @@ def render_note(name: str, pitch: float, num_samples: int, brightness: float = 1
     """A note of the named instrument, float64 `[num_samples + release]`, of unit loudness.
 
     Args:
-        name: a key of `INSTRUMENTS`.
-        pitch: MIDI number.
-        num_samples: from the onset to the moment the note is let go; the release comes after it.
-        brightness: about 0.7 (dull) to 1.3; it moves the timbre, not the pitch.
+      name: a key of `INSTRUMENTS`.
+      pitch: MIDI number.
+      num_samples: from the onset to the moment the note is let go; the release comes after it.
+      brightness: about 0.7 (dull) to 1.3; it moves the timbre, not the pitch.
     """
     instrument = INSTRUMENTS[name]
     total = num_samples + int(instrument.release_s * SAMPLE_RATE_HZ)
     tone = instrument.tone(frequency_of(pitch), total, brightness)
-    tone = tone * np.minimum(seconds_axis(total) / instrument.attack_s, 1.0)
-    tone *= np.exp(-seconds_axis(total) / instrument.decay_s)
+    tone = tone * np.minimum(_seconds(total) / instrument.attack_s, 1.0)
+    tone *= np.exp(-_seconds(total) / instrument.decay_s)
     tone[num_samples:] *= np.linspace(1.0, 0.0, total - num_samples)
     # Loudness is judged on the first quarter of a second: a plucked and a bowed note then start alike.
     return tone / np.sqrt(np.mean(tone[: SAMPLE_RATE_HZ // 4] ** 2))
@@ -206,16 +184,15 @@ def render_note(name: str, pitch: float, num_samples: int, brightness: float = 1
 
 def render_drum(name: str, brightness: float = 1.0) -> np.ndarray:
     """A hit of "kick", "snare" or "hat", float64, peak 1."""
-    t = seconds_axis(int(0.35 * SAMPLE_RATE_HZ))
+    t = _seconds(int(0.35 * SAMPLE_RATE_HZ))
     noise = np.random.default_rng(zlib.crc32(name.encode())).uniform(-1.0, 1.0, t.size)
     if name == "kick":
         # From 170 Hz down to 50 Hz: the phase is the integral of 50 + 120 exp(-t / 0.03).
         hit = np.sin(2.0 * np.pi * (50.0 * t - 120.0 * 0.03 * np.expm1(-t / 0.03))) * np.exp(-t / 0.09)
         hit += 0.15 * noise * np.exp(-t / 0.004)
     elif name == "snare":
-        hit = noise * np.exp(-t / (0.07 * brightness)) + 0.6 * np.sin(2.0 * np.pi * 190.0 * t) * np.exp(
-            -t / 0.05
-        )
+        hit = noise * np.exp(-t / (0.07 * brightness))
+        hit += 0.6 * np.sin(2.0 * np.pi * 190.0 * t) * np.exp(-t / 0.05)
     elif name == "hat":
         hit = np.diff(noise, n=2, prepend=(0.0, 0.0)) * np.exp(-t / (0.03 * brightness))
     else:
@@ -226,11 +203,15 @@ def render_drum(name: str, brightness: float = 1.0) -> np.ndarray:
 
 def _phase(frequency_hz: float, num_samples: int, vibrato_cents: float) -> np.ndarray:
     """Radians; a vibrato of 5.5 Hz swings the frequency evenly to both sides, so the mean stays in tune."""
-    phase = 2.0 * np.pi * frequency_hz * seconds_axis(num_samples)
+    phase = 2.0 * np.pi * frequency_hz * _seconds(num_samples)
     if vibrato_cents:
         swing = np.log(2.0) / 1200.0 * vibrato_cents
-        phase -= swing * frequency_hz / 5.5 * np.cos(2.0 * np.pi * 5.5 * seconds_axis(num_samples))
+        phase -= swing * frequency_hz / 5.5 * np.cos(2.0 * np.pi * 5.5 * _seconds(num_samples))
     return phase
+
+
+def _seconds(num_samples: int) -> np.ndarray:
+    return np.arange(num_samples) / SAMPLE_RATE_HZ
 
 
 def _fft_size(at_least: int) -> int:
