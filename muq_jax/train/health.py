@@ -1,6 +1,7 @@
 """Is the run healthy? One table of checks over the metrics written so far, each with advice that can be followed."""
 
 import dataclasses
+import itertools
 import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -58,17 +59,17 @@ def findings(rows: Sequence[Row]) -> list[Row]:
 
 def _no_better_than_chance(history: History) -> Facts | None:
     row = history.train[-1]
-    if row["step"] < 1000 or not _has(row, "cross_entropy", "chance"):
+    if row["step"] < 1000 or not _has(row, "ce", "chance"):
         return None
-    found = statistics.mean(row["cross_entropy"])
+    found = statistics.mean(row["ce"])
     return {"found": found, "chance": row["chance"]} if found > row["chance"] - 0.02 else None
 
 
 def _not_below_frequencies(history: History) -> Facts | None:
     row = (history.valid or history.train)[-1]
-    if row["step"] < 5000 or not _has(row, "cross_entropy", "unigram_cross_entropy"):
+    if row["step"] < 5000 or not _has(row, "ce", "unigram_ce"):
         return None
-    found, known = statistics.mean(row["cross_entropy"]), statistics.mean(row["unigram_cross_entropy"])
+    found, known = statistics.mean(row["ce"]), statistics.mean(row["unigram_ce"])
     return {"found": found, "known": known} if found > known else None
 
 
@@ -86,7 +87,7 @@ def _useless_book(history: History) -> Facts | None:
     if row["step"] < 300 or not _has(row, "error"):
         return None
     errors = row["error"]
-    for book, (before, after) in enumerate(zip(errors[:-1], errors[1:], strict=True), start=2):
+    for book, (before, after) in enumerate(itertools.pairwise(errors), start=2):
         if after >= before:
             return {"book": book, "before": before, "after": after}
     return None

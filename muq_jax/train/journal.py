@@ -56,6 +56,7 @@ class Journal:
         log_every: int,
         max_nonfinite: int,
         flops_per_step: float,
+        levels: Mapping[str, float],
         counters: Counters,
     ) -> None:
         """Opens the files of a run that goes on after `step`; what was written of later steps is dropped."""
@@ -65,6 +66,7 @@ class Journal:
         self._log_every = log_every
         self._max_nonfinite = max_nonfinite
         self._flops_per_step = flops_per_step
+        self._levels = dict(levels)
         self._writer = MetricsWriter(workdir, step=step)
         # A host knows only the clips that it read itself.
         host = jax.process_index()
@@ -140,6 +142,7 @@ class Journal:
             "step": self._step,
             "steps": num_steps,
             **self._window.pop(),
+            **self._levels,
             "skipped": self._window_skipped,
             "learning_rate": float(learning_rate(self._optim, self._step - 1 - self.counters.skipped, np)),
             "audio_hours": self.counters.audio_seconds / 3600,
@@ -157,7 +160,7 @@ class Journal:
         """Writes the row of an evaluation."""
         window = Window()
         window.add(metrics)
-        self._write({"split": "valid", "step": step, **window.pop()})
+        self._write({"split": "valid", "step": step, **window.pop(), **self._levels})
 
     def close(self) -> None:
         self._bar.close()

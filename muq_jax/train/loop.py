@@ -69,6 +69,7 @@ class Task:
       train_batches: opens this host's rows of the global batches, from a step (0 is the first) onwards; with `close`.
       valid_batches: opens this host's rows of all validation batches; None where there are none.
       flops_per_step: analytic count of the model's arithmetic in one step, for the FLOP/s metric.
+      levels: constants written beside the metrics, such as the loss of chance.
       meta: saved with every checkpoint: what describes the model.
     """
 
@@ -77,6 +78,7 @@ class Task:
     train_batches: Callable[[int], Any]
     valid_batches: Callable[[], Any] | None = None
     flops_per_step: float = 0.0
+    levels: Mapping[str, float] = dataclasses.field(default_factory=dict)
     meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -114,6 +116,7 @@ def run(task: Task, config: LoopConfig, *, mesh: Mesh, workdir: Path) -> tuple[T
             log_every=config.log_every,
             max_nonfinite=config.max_nonfinite,
             flops_per_step=task.flops_per_step,
+            levels=task.levels,
             counters=counters,
         )
         shardings = jax.tree.map(lambda a: a.sharding, abstract)

@@ -1,0 +1,51 @@
+"""How much arithmetic a model is: an analytic count, for the FLOP/s that a run reports.
+
+A multiply-add counts as two operations; a training step as three forward passes, one forward and two backward. Matrix
+products and convolutions of the model are counted, nothing else: not the mel front end, norms and look-ups of
+tables, nor the targets' quantiser, nor what rematerialisation computes twice. So the number compares runs and devices
+whatever the implementation, and is a lower bound of what the device does.
+"""
+
+from muq_jax.models.config import MelRVQConfig, MuQConfig
+from muq_jax.nn.subsample import TIME_STRIDES, num_tokens
+
+_TRAINING = 3 * 2
+
+
+def muq_training_flops(config: MuQConfig, num_samples: int) -> float:
+    """Returns the operations of one training step on one clip of `num_samples`."""
+    frames = num_samples // config.mel.hop_length
+    tokens = num_tokens(frames, config.label_rate)
+    per_clip = _subsampling(config, frames) + tokens * _conformer(config, tokens)
+    per_clip += tokens * config.conformer.width * config.num_books * config.num_codes
+    return float(_TRAINING * per_clip)
+
+
+def mel_rvq_training_flops(config: MelRVQConfig, num_samples: int) -> float:
+    """Returns the operations of one training step on one clip: projections and the search for the nearest code."""
+    rvq = config.rvq
+    inner = [rvq.hidden_dim] * (rvq.num_projection_layers - 1)
+    widths = [rvq.input_dim, *inner, rvq.code_dim]
+    projection = sum(a * b for a, b in zip(widths[:-1], widths[1:], strict=True))
+    tokens = num_samples // config.mel.hop_length // config.frames_per_token
+    return float(_TRAINING * tokens * rvq.num_books * (2 * projection + rvq.num_codes * rvq.code_dim))
+
+
+def _subsampling(config: MuQConfig, frames: int) -> int:
+    """Multiply-adds of two blocks of three 3x3 convolutions and of the linear map after them, for a clip."""
+    total, bands, channels_in, channels = 0, config.mel.num_mels, 1, config.conv_channels
+    for stride in TIME_STRIDES[config.label_rate]:
+        frames, bands = -(-frames // stride), bands // 2
+        total += frames * bands * 9 * channels * (2 * channels_in + channels)
+        channels_in = channels
+    return total + frames * channels * bands * config.conformer.width
+
+
+def _conformer(config: MuQConfig, tokens: int) -> int:
+    """Multiply-adds of all layers, for a token of a clip of `tokens`."""
+    conformer = config.conformer
+    width = conformer.width
+    feed_forward = 2 * 2 * width * conformer.ffn_width
+    attention = 4 * width**2 + 2 * tokens * width
+    convolution = 3 * width**2 + conformer.conv_kernel * width
+    return conformer.num_layers * (feed_forward + attention + convolution)
