@@ -131,11 +131,11 @@ def stream_audio(
 def resample(wave: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
     """Resamples along the last axis: [..., S] to [..., round(S * to_hz / from_hz) within one], float32.
 
-    soxr's HQ is librosa's default, so that files loaded the way MuQ's own example does give the same samples.
-    Its alias rejection (139 dB, measured) and pass-band error (2e-6 at most) are under what 16 bits hold.
+    soxr's HQ is the default of `librosa.load`, which MuQ's own example uses: the same samples come out. Its
+    alias rejection (139 dB, measured) and pass-band error (2e-6 at most) are under what 16 bits hold.
     """
     wave = np.asarray(wave, np.float32)
-    if from_hz == to_hz:
+    if from_hz == to_hz or not wave.size:
         return wave
     rows = wave.reshape(-1, wave.shape[-1])
     out = soxr.resample(np.ascontiguousarray(rows.T), from_hz, to_hz, quality="HQ").T

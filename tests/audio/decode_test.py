@@ -1,5 +1,6 @@
 import builtins
 
+import librosa
 import numpy as np
 import pytest
 import soundfile
@@ -125,6 +126,16 @@ def test_resample_works_along_the_last_axis_and_matches_loading(write):
     path = write("a.wav", wave[1, 0], 44_100, subtype="FLOAT")
     np.testing.assert_array_equal(out[1, 0], load_audio(path))
     assert resample(wave, 24_000, 24_000) is wave
+    assert resample(np.zeros((2, 0)), 44_100, 24_000).shape == (2, 0)
+
+
+@pytest.mark.parametrize("name, rate", [("16.wav", 44_100), ("vbr.mp3", 48_000), ("ogg", 22_050)])
+def test_a_file_loads_as_librosa_loads_it(write, name, rate):
+    how, _ = FORMATS[name]
+    stereo = np.stack([notes(rate, seed=0), notes(rate, seed=1)], axis=1)
+    path = write(f"a.{name}", stereo, rate, **how)
+    expected, _ = librosa.load(path, sr=24_000)
+    np.testing.assert_allclose(load_audio(path), expected[:96_000], atol=1e-6)
 
 
 def test_nothing_above_the_new_nyquist_frequency_folds_back(write):
