@@ -26,6 +26,13 @@ _T = TypeVar("_T")
 _GAINS = {"melody": 1.0, "chords": 0.35, "bass": 0.8, "kick": 5.0, "snare": 2.5, "hat": 1.2}
 
 
+_CAPTIONS = (
+    "A {style} tune in {key_name}, {pace}, {drums}: {instrument} over chords on {backing}.",
+    "A {style} piece, {pace}, in {metre} time and {key_name}, {drums}; the melody is for {instrument}.",
+    "Synthetic {style} music led by {instrument}, {drums}: {pace}, {key_name}.",
+)
+
+
 class ToyClip(NamedTuple):
     """A clip: float32 `[S]` at 24 kHz, and labels that JSON can hold (see `make_clip`)."""
 
@@ -56,9 +63,8 @@ def make_clip(index: int, seed: int = 0, *, seconds: float = 10.0) -> ToyClip:
         )
     num_samples = round(seconds * SAMPLE_RATE_HZ)
     block, place = divmod(index, 4)
-    mixture, labels = (
-        _note(block, seed, num_samples) if place == 3 else _song(3 * block + place, seed, num_samples)
-    )
+    make, ordinal = (_note, block) if place == 3 else (_song, 3 * block + place)
+    mixture, labels = make(ordinal, seed, num_samples)
     return ToyClip(f"toy-{seed}-{index:06d}", _record(_random(seed, index, "record"), mixture), labels)
 
 
@@ -176,20 +182,12 @@ def _song(ordinal: int, seed: int, num_samples: int) -> tuple[np.ndarray, dict[s
     }
     labels["caption"] = _choose(_CAPTIONS, random).format(
         **labels,
-        a_style=("An " if style_name[0] in "aeiou" else "A ") + style_name,
         pace="slow" if tempo_bpm < 85 else "fast" if tempo_bpm > 115 else "medium-paced",
         key_name=key.replace("b:", " flat:").replace(":maj", " major").replace(":min", " minor"),
         backing=backing,
         drums="with drums" if has_drums else "without drums",
     )
     return _render(random, events, voices, num_samples), labels
-
-
-_CAPTIONS = (
-    "{a_style} tune in {key_name}, {pace}, {drums}: {instrument} over chords on {backing}.",
-    "{a_style} piece, {pace}, in {metre} time and {key_name}, {drums}; the melody is for {instrument}.",
-    "Synthetic {style} music led by {instrument}, {drums}: {pace}, {key_name}.",
-)
 
 
 def _note(ordinal: int, seed: int, num_samples: int) -> tuple[np.ndarray, dict[str, Any]]:
@@ -251,7 +249,9 @@ def _record(random: np.random.Generator, mixture: np.ndarray) -> np.ndarray:
     """Float32 on the 16-bit grid with some hiss, at -26 to -16 dBFS RMS, lower where a peak would clip."""
     mixture = mixture - np.mean(mixture)
     wanted, hiss = 10.0 ** (random.uniform((-26.0, -80.0), (-16.0, -65.0)) / 20.0)
-    gain = min(wanted / np.sqrt(np.mean(mixture**2)), 0.94 / np.max(np.abs(mixture)))
+    rms, peak = np.sqrt(np.mean(mixture**2)), np.max(np.abs(mixture))
+    # A tenth of a second may be a rest: then there is the hiss alone.
+    gain = min(wanted / max(rms, 1e-9), 0.94 / max(peak, 1e-9))
     wave = gain * mixture + hiss * random.standard_normal(mixture.size)
     return (np.round(wave * 32768.0) / 32768.0).astype(np.float32)
 
