@@ -12,6 +12,7 @@ from muq_jax.audio.mel import MelConfig, log_mel, normalize
 from muq_jax.models.config import MuQConfig
 from muq_jax.nn.conformer import ConformerEncoder
 from muq_jax.nn.linear import linear
+from muq_jax.nn.sharding import constrain_batch
 from muq_jax.nn.subsample import Conv2dSubsampling
 from muq_jax.nn.valid import first_valid
 
@@ -75,7 +76,8 @@ class MuQModel(nn.Module):
             valid = first_valid(num_valid, tokens)
         hidden_states = ConformerEncoder(conformer, self.dtype, name="conformer")(x, valid, train=train)
         last = hidden_states[-1]
-        logits = linear(width, config.num_books * config.num_codes, self.dtype, "head")(last)
+        # Constrained, or the compiler splits the classes like the kernel and gathers the hidden states.
+        logits = constrain_batch(linear(width, config.num_books * config.num_codes, self.dtype, "head")(last))
         logits = logits.astype(jnp.float32).reshape(batch, tokens, config.num_books, config.num_codes)
         predicted_mel = None
         if config.mel_reconstruction:
