@@ -68,13 +68,13 @@ def read_tensors(folder: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray]) -> None:
     """Writes one safetensors file that PyTorch reads as its own."""
-    save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, path, {"format": "pt"})
+    save_file({name: np.asarray(array, order="C") for name, array in tensors.items()}, path, {"format": "pt"})
 
 
 def _read_file(path: Path) -> dict[str, np.ndarray]:
     try:
         with safe_open(path, framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
+            return {name: file.get_tensor(name) for name in file.keys()}
     except FileNotFoundError:
         raise UserError(
             f"{path} does not exist, though the index beside it lists it. Download it again."

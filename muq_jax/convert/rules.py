@@ -1,8 +1,9 @@
 """One language for both directions between PyTorch's names and layouts and ours.
 
-A table says, for every tensor of a PyTorch state dict, either where it lives in our variables (`Rule`) or why nobody reads
-it (`Unused`). Reading and writing use the same rows, so they cannot disagree, and whatever a table does not name is an
-error that names it: the PyTorch original loads with strict=False and never reports a missing tensor.
+A table says, for every tensor of a PyTorch state dict, either where it lives in our variables (`Rule`) or why
+nobody reads it (`Unused`). Reading and writing use the same rows, so they cannot disagree, and whatever a
+table does not name is an error that names it: the PyTorch original loads with strict=False and never reports
+a missing tensor.
 """
 
 import hashlib
@@ -20,7 +21,6 @@ Tree = dict[str, Any]
 LINEAR = "oi->io"
 POINTWISE = "oi1->io"  # a convolution with a kernel of one, which is a linear map
 DEPTHWISE = "c1k->kc"
-CONV2D = "oihw->hwio"
 
 _SHOWN = 8  # names listed in one message
 
@@ -32,9 +32,10 @@ class Rule:
     Attributes:
         torch: its PyTorch name. With `stack`, a name holding `{n}` for n = 0 ... stack - 1.
         path: our path, `collection/module/.../leaf`.
-        layout: the axes there and here, one letter an axis and `1` an axis of size one that only one side has, as in
-            `oi1->io`. Empty where both sides hold the same array.
-        stack: number of tensors that become one array with a leading axis (the layers of a scan); 0 means one tensor.
+        layout: the axes there and here, one letter an axis and `1` an axis of size one that only one side
+            has, as in `oi1->io`. Empty where both sides hold the same array.
+        stack: number of tensors that become one array with a leading axis (the layers of a scan); 0 means one
+            tensor.
     """
 
     torch: str
@@ -68,7 +69,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Unused:
-    """A tensor that upstream stores and never reads in use, or that we can compute: left out here, written on export.
+    """A tensor that upstream stores and never reads, or that can be computed: not read, written on export.
 
     Attributes:
         torch: its PyTorch name; ending in `.*`, every name that begins like this.
@@ -140,23 +141,24 @@ def from_torch(
 
 
 def to_torch(variables: Tree, table: Table) -> Tensors:
-    """The tensors in use of our variables, float32, under their PyTorch names. Nothing that upstream leaves unread."""
+    """The tensors in use of our variables, float32, under their PyTorch names."""
     leaves = dict(flatten(variables))
     tensors: Tensors = {}
     for rule in table.rules:
         array = np.asarray(leaves[rule.path], np.float32)
-        tensors.update(zip(rule.names(), map(np.ascontiguousarray, rule.to_torch(array)), strict=True))
+        arrays = [np.asarray(tensor, order="C") for tensor in rule.to_torch(array)]
+        tensors.update(zip(rule.names(), arrays, strict=True))
     return tensors
 
 
 def unused_of(tensors: Mapping[str, np.ndarray], table: Table) -> Tensors:
-    """The tensors of a state dict that the table leaves unread: what an export of the same model copies back."""
+    """The tensors of a state dict that the table leaves unread; an export of the same model keeps them."""
     found = {canonical_name(name): np.asarray(array) for name, array in tensors.items()}
     return {u.torch: found[name] for u in table.unused if (name := canonical_name(u.torch)) in found}
 
 
 def complete(tensors: Tensors, table: Table, unused: Mapping[str, np.ndarray] | None = None) -> Tensors:
-    """The whole state dict that PyTorch loads with strict=True: `tensors` and what upstream stores beside them.
+    """The whole state dict, which PyTorch loads with strict=True: `tensors` and the unread ones beside them.
 
     Args:
         tensors: the tensors in use, from `to_torch`.
@@ -174,14 +176,22 @@ def complete(tensors: Tensors, table: Table, unused: Mapping[str, np.ndarray] | 
     return whole
 
 
+def state_dict_shapes(table: Table, template: Tree) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the state dict that `complete` gives, for a model of the template's shapes."""
+    leaves = dict(flatten(template))
+    shapes = {name: r.torch_shape(leaves[r.path].shape) for r in table.rules for name in r.names()}
+    return shapes | {entry.torch: entry.shape for entry in table.unused if entry.shape is not None}
+
+
 def params_sha256(tensors: Mapping[str, np.ndarray]) -> str:
     """A digest of the tensors in use: sorted PyTorch names, shapes and float32 bytes.
 
-    The same weights give the same digest wherever they are kept: in a work directory, its exported folder, or here.
+    The same weights give the same digest wherever they are kept: in a work directory, its exported folder, or
+    here.
     """
     digest = hashlib.sha256()
     for name in sorted(tensors):
-        array = np.ascontiguousarray(tensors[name], dtype="<f4")
+        array = np.asarray(tensors[name], "<f4", order="C")
         digest.update(f"{name} {list(array.shape)}\n".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
@@ -217,7 +227,7 @@ def _canonical(tensors: Mapping[str, np.ndarray], wanted: Mapping[str, tuple[int
 
 
 def _expected_shapes(table: Table, template: Tree) -> dict[str, tuple[int, ...]]:
-    """The shape of every tensor in use, by canonical name; holds the table to be one rule a leaf of the template."""
+    """The shape of every tensor in use, by canonical name; every leaf of the template must have one rule."""
     leaves = dict(flatten(template))
     paths = [rule.path for rule in table.rules]
     if sorted(paths) != sorted(leaves):

@@ -16,7 +16,7 @@ TABLE = Table(
         Rule("head.weight", "params/head/kernel", rules.LINEAR),
         Rule("head.bias", "params/head/bias"),
         Rule("layers.{n}.conv.weight", "params/layers/conv/kernel", rules.DEPTHWISE, stack=3),
-        Rule("front.weight", "params/front/kernel", rules.CONV2D),
+        Rule("front.weight", "params/front/kernel", "oihw->hwio"),
         Rule("book.weight_g", "params/book/g", "o11->o"),
         Rule("book.weight_v", "params/book/v", rules.POINTWISE),
     ),

@@ -1,0 +1,67 @@
+"""Work directories of `experiments/train.py` as sources of models: the newest whole checkpoint and its
+configuration."""
+
+from pathlib import Path
+from typing import Any
+
+from muq_jax import checkpoint
+from muq_jax.convert import mel_rvq as mel_rvq_table
+from muq_jax.convert import muq as muq_table
+from muq_jax.convert.rules import Tree, flatten
+from muq_jax.errors import UserError
+from muq_jax.models.config import MelRVQConfig, MuQConfig, from_upstream_json, mel_rvq_from_json
+
+
+def is_work_directory(folder: Path) -> bool:
+    """Whether a folder is a run's work directory, with checkpoints."""
+    return (folder / checkpoint.FOLDER).is_dir()
+
+
+def read_muq(folder: Path) -> tuple[MuQConfig, Tree]:
+    """Returns configuration and variables of the MuQ that a run has trained.
+
+    Raises:
+        UserError: the run has no whole checkpoint, or trains another kind of model.
+    """
+    described, items = _newest(folder, "muq")
+    config = from_upstream_json(described)
+    variables = {"params": items["params"], "batch_stats": items["model_state"]["batch_stats"]}
+    if config.rvq is not None:
+        variables["rvq"] = items["model_state"]["rvq"]
+    return config, _checked(variables, muq_table.template(config), folder)
+
+
+def read_mel_rvq(folder: Path) -> tuple[MelRVQConfig, Tree]:
+    """Returns configuration and variables of the Mel-RVQ that a run has trained, or that its MuQ carries.
+
+    Raises:
+        UserError: the run has no whole checkpoint, or its model has no Mel-RVQ.
+    """
+    described, items = _newest(folder, "mel_rvq", "muq")
+    if described["model_type"] == "muq":
+        config, variables = from_upstream_json(described).mel_rvq, items["model_state"]["rvq"]
+    else:
+        config = mel_rvq_from_json(described)
+        state = items["model_state"]["codebook_state"]
+        variables = {"params": items["params"], "codebook_state": state}
+    return config, _checked(variables, mel_rvq_table.template(config), folder)
+
+
+def _newest(folder: Path, *expected: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    step = checkpoint.newest_step(folder)
+    if step is None:
+        raise UserError(f"{folder} has no whole checkpoint yet; let the run reach its first one.")
+    described = checkpoint.load_meta(folder, step).get("model", {})
+    found = described.get("model_type")
+    if found not in expected:
+        raise UserError(f"{folder} trains a model of type {found!r}; expected {' or '.join(expected)}.")
+    return described, checkpoint.load_items(folder, step)
+
+
+def _checked(variables: Tree, template: Tree, folder: Path) -> Tree:
+    found = {path: array.shape for path, array in flatten(variables)}
+    wanted = {path: array.shape for path, array in flatten(template)}
+    if found != wanted:
+        odd = sorted(path for path in found.keys() | wanted.keys() if found.get(path) != wanted.get(path))
+        raise UserError(f"{folder}: the checkpoint does not fit its configuration at {', '.join(odd[:8])}.")
+    return variables

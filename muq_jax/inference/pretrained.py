@@ -1,0 +1,354 @@
+"""`MuQ` and `MelRVQ`: a model folder in, features or codes of any audio out.
+
+muq = MuQ.from_pretrained("path/to/folder")
+out = muq([wave_a, wave_b], sampling_rate=24_000)
+out.last_hidden_state, out.hidden_states[9], out.num_valid
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from muq_jax.convert import folder as model_folder
+from muq_jax.convert import mel_rvq as mel_rvq_names
+from muq_jax.convert import muq as muq_names
+from muq_jax.convert import rules, workdir
+from muq_jax.errors import UserError
+from muq_jax.inference.waves import as_clips, bucket, is_integer, pad_batch
+from muq_jax.inference.windows import Window, plan, window_tokens
+from muq_jax.models import mel_rvq
+from muq_jax.models.config import (
+    MelRVQConfig,
+    MuQConfig,
+    from_upstream_json,
+    mel_rvq_from_json,
+    mel_rvq_to_json,
+    to_upstream_json,
+)
+from muq_jax.models.muq import MuQModel, MuQOutput
+from muq_jax.nn.subsample import num_tokens
+
+DTYPES = ("float32", "bfloat16")
+COMPATS = ("alone", "upstream")
+
+
+@dataclass(frozen=True)
+class Features:
+    """What a model heard, as float32 numpy arrays.
+
+    Attributes:
+        hidden_states: by layer number, 0 (the encoder's input) to L, [B, T, D] each; None where not asked
+            for. T is the longest clip's; tokens past a clip's own end are zero.
+        num_valid: int32 [B], tokens of each clip.
+        times_seconds: [T], where each token begins.
+    """
+
+    hidden_states: tuple[np.ndarray | None, ...]
+    num_valid: np.ndarray
+    times_seconds: np.ndarray
+
+    @property
+    def last_hidden_state(self) -> np.ndarray | None:
+        """[B, T, D] of the last layer, after the encoder's final LayerNorm; None if it was not asked for."""
+        return self.hidden_states[-1]
+
+
+class MuQ:
+    """A MuQ with its weights.
+
+    Attributes:
+        config: the model's configuration.
+        variables: `params`, `batch_stats` and, where the model carries a Mel-RVQ, `rvq`.
+        sample_rate_hz: what the model hears; `__call__` resamples other rates to it.
+        frame_rate_hz: tokens a second.
+    """
+
+    def __init__(self, config: MuQConfig, variables: Mapping[str, Any], *, dtype: str = "float32") -> None:
+        """Wraps a configuration and its variables.
+
+        Args:
+            config: the model's configuration.
+            variables: as the attribute.
+            dtype: what the encoder computes in, "float32" or "bfloat16"; the front end is float32 in any
+                case.
+        """
+        if dtype not in DTYPES:
+            raise UserError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}.")
+        self.config = config
+        self.variables: dict[str, Any] = jax.tree.map(jnp.asarray, dict(variables))
+        self.sample_rate_hz = config.mel.sample_rate_hz
+        self.frame_rate_hz = config.label_rate
+        self._model = MuQModel(config, dtype)
+        self._unused: dict[str, np.ndarray] = {}
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder_or_hub_id: str | os.PathLike[str],
+        *,
+        dtype: str = "float32",
+        cache_dir: str | os.PathLike[str] | None = None,
+        revision: str | None = None,
+        local_files_only: bool = False,
+    ) -> Self:
+        """Loads a MuQ from a model folder (`config.json` and safetensors, upstream's or ours) or a work
+        directory.
+
+        Args:
+            folder_or_hub_id: the folder.
+            dtype: as for `MuQ`.
+            cache_dir, revision, local_files_only: where and what to download of a hub id; a folder needs
+                none.
+
+        Raises:
+            UserError: no such folder, another kind of model, or weights that do not fit the configuration.
+        """
+        source = model_folder.find(folder_or_hub_id)
+        if workdir.is_work_directory(source):
+            return cls(*workdir.read_muq(source), dtype=dtype)
+        data, tensors = model_folder.read(source, "muq")
+        config = from_upstream_json(data)
+        muq = cls(config, muq_names.from_torch_names(tensors, config, str(source)), dtype=dtype)
+        muq._unused = rules.unused_of(tensors, muq_names.muq_table(config))
+        return muq
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """What training trains: `variables["params"]`."""
+        return self.variables["params"]
+
+    def __call__(
+        self,
+        wavs: Any,
+        *,
+        sampling_rate: int,
+        num_samples: Any = None,
+        layers: str | int | Sequence[int] = "all",
+        window_seconds: float | None = None,
+        compat: str = "alone",
+    ) -> Features:
+        """Returns the features of clips of any lengths.
+
+        Args:
+            wavs: a float array [B, S], or a list of 1-D float arrays, in -1 to 1. Below 1,025 samples (at 24
+                kHz) a clip is zero-padded to that many.
+            sampling_rate: of `wavs`, in Hz.
+            num_samples: valid samples of each clip at that rate, [B]; None if all are.
+            layers: "all", "last", or layer numbers from 0 to L (negative ones count from the end).
+            window_seconds: None hears each clip in one pass, as upstream. A number cuts clips into windows of
+                that length which overlap by half, keeps their centres, and needs constant memory.
+            compat: "alone" gives each clip what upstream gives it alone, whatever it shares the batch with.
+                "upstream" gives what the PyTorch model gives for the zero-padded batch without
+                `attention_mask`: padding leaks into every shorter clip and counts as heard.
+
+        Raises:
+            UserError: what was handed in cannot be heard; the message says which clip and why.
+        """
+        if compat not in COMPATS:
+            raise UserError(f"compat is {compat!r}; expected one of {', '.join(COMPATS)}.")
+        numbers = self._layer_numbers(layers)
+        clips = as_clips(wavs, num_samples, sampling_rate, self.sample_rate_hz)
+        num_valid = np.array([self._num_tokens(len(clip)) for clip in clips], np.int32)
+        if window_seconds is not None:
+            if compat == "upstream":
+                raise UserError("window_seconds needs compat='alone': upstream hears clips in one pass.")
+            size = window_tokens(window_seconds, self.frame_rate_hz)
+            hidden = self._in_windows(clips, num_valid, numbers, size)
+        else:
+            longest = max(map(len, clips))
+            if compat == "upstream":
+                hidden = self._features(self.variables, pad_batch(clips)[0], None, numbers)
+            else:
+                batch, lengths = pad_batch(clips, bucket(longest, self.sample_rate_hz))
+                hidden = self._features(self.variables, batch, lengths, numbers)
+            hidden = [np.asarray(h)[:, : num_valid.max()] for h in hidden]
+        by_number: list[np.ndarray | None] = [None] * (self.config.conformer.num_layers + 1)
+        for number, states in zip(numbers, hidden, strict=True):
+            by_number[number] = states
+        times = np.arange(num_valid.max()) / self.frame_rate_hz
+        return Features(tuple(by_number), num_valid, times)
+
+    def apply(
+        self,
+        variables: Mapping[str, Any],
+        wavs: jax.Array,
+        num_samples: jax.Array | None = None,
+        *,
+        train: bool = False,
+        rngs: Mapping[str, jax.Array] | None = None,
+    ) -> Any:
+        """The pure function of this model: jit it, differentiate it, shard it.
+
+        Args:
+            variables: like `self.variables`.
+            wavs: float [B, S] at `sample_rate_hz`.
+            num_samples: int [B], valid samples; None if all are.
+            train: dropout, and BatchNorm by the statistics of this batch.
+            rngs: with `train`, a key for the stream "dropout".
+
+        Returns:
+            `MuQOutput`; with `train`, a pair of it and the new `batch_stats` as `{"batch_stats": ...}`.
+        """
+        mutable = ["batch_stats"] if train else False
+        return self._model.apply(variables, wavs, num_samples, train=train, rngs=rngs, mutable=mutable)
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Writes a model folder, whole or not at all, that this class and the PyTorch package both load.
+
+        Tensors that upstream creates and never uses are those of the file that this model came from, else
+        zeros.
+
+        Raises:
+            UserError: `folder` holds something that is not a model, or the disk is full.
+        """
+        table = muq_names.muq_table(self.config)
+        tensors = muq_names.to_torch_names(self.variables, self.config)
+        whole = rules.complete(tensors, table, self._unused)
+        model_folder.write(folder, to_upstream_json(self.config), whole, rules.params_sha256(tensors))
+
+    def _layer_numbers(self, layers: str | int | Sequence[int]) -> tuple[int, ...]:
+        last = self.config.conformer.num_layers
+        if isinstance(layers, str):
+            named = {"all": tuple(range(last + 1)), "last": (last,)}
+            if layers not in named:
+                raise UserError(f"layers is {layers!r}; expected 'all', 'last' or numbers from 0 to {last}.")
+            return named[layers]
+        numbers = list(layers) if isinstance(layers, Sequence | np.ndarray) else [layers]
+        for number in numbers:
+            if not is_integer(number) or not -last - 1 <= number <= last:
+                raise UserError(f"layers holds {number!r}; this model's layers are numbered 0 to {last}.")
+        return tuple(sorted({int(number) % (last + 1) for number in numbers}))
+
+    def _num_tokens(self, num_samples: int) -> int:
+        return num_tokens(num_samples // self.config.mel.hop_length, self.config.label_rate)
+
+    @cached_property
+    def _features(self) -> Any:
+        @partial(jax.jit, static_argnums=3)
+        def features(
+            variables: Any, wave: Any, num_samples: Any, numbers: tuple[int, ...]
+        ) -> list[jax.Array]:
+            output: MuQOutput = self._model.apply(variables, wave, num_samples)  # type: ignore[assignment]
+            return [output.hidden_states[n].astype(jnp.float32) for n in numbers]
+
+        return features
+
+    def _in_windows(
+        self, clips: list[np.ndarray], num_valid: np.ndarray, numbers: tuple[int, ...], size: int
+    ) -> list[np.ndarray]:
+        """Hears the clips' windows, as many at a time as there are clips."""
+        per_token = self.sample_rate_hz // self.frame_rate_hz
+        todo: list[tuple[int, Window]] = [
+            (i, window)
+            for i, clip in enumerate(clips)
+            for window in plan(len(clip), int(num_valid[i]), size, per_token)
+        ]
+        shape = (len(clips), int(num_valid.max()), self.config.conformer.width)
+        hidden = [np.zeros(shape, np.float32) for _ in numbers]
+        rows = len(clips)
+        for at in range(0, len(todo), rows):
+            group = todo[at : at + rows]
+            heard = [clips[i][window.start : window.stop] for i, window in group]
+            heard += [heard[0]] * (rows - len(group))  # the last group keeps the compiled shape
+            batch, lengths = pad_batch(heard, size * per_token)
+            features = self._features(self.variables, batch, lengths, numbers)
+            for kept, states in zip(hidden, map(np.asarray, features), strict=True):
+                for row, (i, window) in enumerate(group):
+                    tokens = slice(window.skip, window.skip + window.last - window.first)
+                    kept[i, window.first : window.last] = states[row, tokens]
+        return hidden
+
+
+class MelRVQ:
+    """A Mel-RVQ with its weights: audio to codes and back to a log-mel.
+
+    Attributes:
+        config: the tokenizer's configuration.
+        variables: `params` and `codebook_state`.
+        sample_rate_hz: what it hears; `encode` resamples other rates to it.
+        frame_rate_hz: tokens a second.
+    """
+
+    def __init__(self, config: MelRVQConfig, variables: Mapping[str, Any]) -> None:
+        """Wraps a configuration and its variables."""
+        self.config = config
+        self.variables: dict[str, Any] = jax.tree.map(jnp.asarray, dict(variables))
+        self.sample_rate_hz = config.mel.sample_rate_hz
+        self.frame_rate_hz = config.label_rate
+        self._encode = jax.jit(partial(mel_rvq.encode, config=config))
+        self._decode = jax.jit(partial(mel_rvq.decode, config=config))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder_or_hub_id: str | os.PathLike[str],
+        *,
+        cache_dir: str | os.PathLike[str] | None = None,
+        revision: str | None = None,
+        local_files_only: bool = False,
+    ) -> Self:
+        """Loads a Mel-RVQ from its own model folder or work directory, or the one that a MuQ carries.
+
+        Raises:
+            UserError: no such folder, a model that carries none, or weights that do not fit the
+                configuration.
+        """
+        source = model_folder.find(folder_or_hub_id)
+        if workdir.is_work_directory(source):
+            return cls(*workdir.read_mel_rvq(source))
+        data, tensors = model_folder.read(source, "mel_rvq", "muq")
+        is_muq = model_folder.model_type(data) == "muq"
+        config = from_upstream_json(data).mel_rvq if is_muq else mel_rvq_from_json(data)
+        return cls(config, mel_rvq_names.from_torch_names(tensors, config, str(source)))
+
+    def encode(self, wavs: Any, *, sampling_rate: int, num_samples: Any = None) -> np.ndarray:
+        """Returns the codes of clips, int32 [B, T, Q]; -1 past a clip's own end, where T is the longest's.
+
+        A token takes whole stacks of mel frames, so a clip's last samples may be in none.
+
+        Args:
+            wavs: a float array [B, S], or a list of 1-D float arrays, in -1 to 1.
+            sampling_rate: of `wavs`, in Hz.
+            num_samples: valid samples of each clip at that rate, [B]; None if all are.
+        """
+        clips = as_clips(wavs, num_samples, sampling_rate, self.sample_rate_hz)
+        batch, lengths = pad_batch(clips, bucket(max(map(len, clips)), self.sample_rate_hz))
+        num_valid = mel_rvq.num_tokens(lengths, self.config)
+        codes = np.asarray(self._encode(self.variables, batch, lengths))[:, : num_valid.max()]
+        past = np.arange(codes.shape[1]) >= num_valid[:, None]
+        return np.where(past[..., None], np.int32(-1), codes)
+
+    def decode(self, codes: Any) -> np.ndarray:
+        """Returns the log-mel in dB, float32 [B, 4T, F] (2T at 50 Hz), that codes [B, T, n] stand for.
+
+        Codes of the first n of Q books give a coarser picture. Frames of a token of -1 are 0.
+
+        Raises:
+            UserError: codes of another shape, or that no book has.
+        """
+        codes = np.asarray(codes)
+        books, entries = self.config.rvq.num_books, self.config.rvq.num_codes
+        if codes.ndim != 3 or not 1 <= codes.shape[-1] <= books or not np.issubdtype(codes.dtype, np.integer):
+            raise UserError(
+                f"codes are {codes.dtype} {codes.shape}; expected integers [clips, tokens, 1 to {books}]."
+            )
+        if codes.size and not -1 <= codes.min() <= codes.max() < entries:
+            raise UserError(f"codes run from {codes.min()} to {codes.max()}; expected 0 to {entries - 1}.")
+        mel_db = np.asarray(self._decode(self.variables, np.maximum(codes, 0).astype(np.int32)))
+        past = np.repeat((codes < 0).any(-1), self.config.frames_per_token, axis=1)
+        return np.where(past[..., None], np.float32(0), mel_db)
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Writes a model folder with the names of upstream's `ResidualVectorQuantize`, whole or not at all.
+
+        Raises:
+            UserError: `folder` holds something that is not a model, or the disk is full.
+        """
+        tensors = mel_rvq_names.to_torch_names(self.variables, self.config)
+        model_folder.write(folder, mel_rvq_to_json(self.config), tensors, rules.params_sha256(tensors))

@@ -1,0 +1,109 @@
+"""What callers hand in as audio: checked, resampled, and padded to few different lengths."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from muq_jax.audio.decode import resample
+from muq_jax.audio.framing import MIN_SAMPLES
+from muq_jax.errors import UserError
+
+
+def as_clips(wavs: Any, num_samples: Any, sampling_rate: int, model_rate_hz: int) -> list[np.ndarray]:
+    """Returns the clips of a call as float32 [S] arrays at the model's rate, each of at least 1,025 samples.
+
+    A clip below 1,025 samples, where upstream fails, is padded with zeros.
+
+    Args:
+        wavs: a float array [B, S], or a sequence of 1-D float arrays of any lengths, in -1 to 1.
+        num_samples: valid samples of each clip at the given rate, [B]; None if all are.
+        sampling_rate: of `wavs`, in Hz.
+        model_rate_hz: what the model hears.
+
+    Raises:
+        UserError: no clip, a clip without samples, NaN or infinite samples, integers, a wrong shape or rate.
+    """
+    if not is_integer(sampling_rate) or sampling_rate <= 0:
+        raise UserError(f"sampling_rate is {sampling_rate!r}; give the samples' rate in Hz, such as 24000.")
+    clips = _rows(wavs)
+    if not clips:
+        raise UserError("wavs is empty; give at least one clip.")
+    lengths = [len(clip) for clip in clips] if num_samples is None else _lengths(num_samples, clips)
+    cut = [clip[:length] for clip, length in zip(clips, lengths, strict=True)]
+    return [_clip(i, clip, int(sampling_rate), model_rate_hz) for i, clip in enumerate(cut)]
+
+
+def pad_batch(clips: Sequence[np.ndarray], length: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the clips zero-padded to one float32 [B, length] and their lengths, int32 [B].
+
+    Args:
+        clips: 1-D arrays.
+        length: at least the longest clip's, which is the default.
+    """
+    num_samples = np.array([len(clip) for clip in clips], np.int32)
+    batch = np.zeros((len(clips), int(num_samples.max()) if length is None else length), np.float32)
+    for row, clip in zip(batch, clips, strict=True):
+        row[: len(clip)] = clip
+    return batch, num_samples
+
+
+def bucket(num_samples: int, rate_hz: int) -> int:
+    """Returns the length that a batch of up to `num_samples` samples is padded to.
+
+    Every new length is a new compilation. Eight lengths an octave leave at most an eighth of the work to
+    padding; they are counted in seconds, so that 1, 5, 10 and 30 s are among them and pay nothing.
+    """
+    seconds = num_samples / rate_hz
+    step = 2.0 ** (max(math.floor(math.log2(seconds)), -1) - 3)
+    return math.ceil(math.ceil(seconds / step) * step * rate_hz)
+
+
+def is_integer(value: Any) -> bool:
+    """Whether a caller's value is a whole number by type; True and False are not."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _rows(wavs: Any) -> list[np.ndarray]:
+    if not isinstance(wavs, list | tuple):
+        wavs = np.asarray(wavs)
+        if wavs.ndim != 2:
+            raise UserError(
+                f"wavs has shape {wavs.shape}; expected [clips, samples] or a list of 1-D arrays. "
+                "One clip goes in as wavs[None]; channels are mixed to mono before."
+            )
+    rows = [np.asarray(row) for row in wavs]
+    for i, row in enumerate(rows):
+        if row.ndim != 1:
+            raise UserError(f"clip {i} has shape {row.shape}; expected one axis of samples, mono.")
+        if not (np.issubdtype(row.dtype, np.floating) or row.dtype.name == "bfloat16"):
+            raise UserError(
+                f"clip {i} has type {row.dtype}; expected floats in -1 to 1 (int16 samples divided by 32768)."
+            )
+    return rows
+
+
+def _lengths(num_samples: Any, clips: Sequence[np.ndarray]) -> list[int]:
+    lengths = np.asarray(num_samples)
+    if lengths.shape != (len(clips),) or not np.issubdtype(lengths.dtype, np.integer):
+        raise UserError(
+            f"num_samples is {lengths.dtype} {lengths.shape}; expected {len(clips)} integers, one a clip."
+        )
+    for i, (length, clip) in enumerate(zip(lengths.tolist(), clips, strict=True)):
+        if not 0 <= length <= len(clip):
+            raise UserError(f"num_samples[{i}] is {length}; clip {i} has {len(clip)} samples.")
+    return lengths.tolist()
+
+
+def _clip(index: int, samples: np.ndarray, sampling_rate: int, model_rate_hz: int) -> np.ndarray:
+    if not len(samples):
+        raise UserError(f"clip {index} has no samples.")
+    samples = samples.astype(np.float32)
+    if not np.isfinite(samples).all():
+        first = int(np.flatnonzero(~np.isfinite(samples))[0])
+        raise UserError(
+            f"clip {index} holds {samples[first]} at sample {first}; expected finite samples in -1 to 1."
+        )
+    samples = resample(samples, sampling_rate, model_rate_hz)
+    return np.pad(samples, (0, max(0, MIN_SAMPLES - len(samples))))
