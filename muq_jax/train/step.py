@@ -33,7 +33,8 @@ class StepOutput(NamedTuple):
 def make_train_step(
     objective: Objective, optimizer: optax.GradientTransformation, *, accumulate: int = 1
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, StepOutput]]:
-    """Returns `train_step(state, batch, base_key)`; its key is `fold_in(base_key, state.step)`, so nothing is carried.
+    """Returns `train_step(state, batch, base_key)`; its key is `fold_in(base_key, state.step)`, so nothing is
+    carried.
 
     A step whose loss or gradient is not finite leaves everything but the step counter as it was.
 
@@ -41,13 +42,11 @@ def make_train_step(
       objective: the loss. All its chance comes from the key and `batch["row"]`.
       optimizer: turns the gradient into an update.
       accumulate: micro-batches that the batch is cut into, to fit into memory. Their gradients are joined by
-        `LossOutput.weight`, which makes them the whole batch's masked mean; statistics that depend on the batch
-        (BatchNorm's, the count of unused codes) are taken for each micro-batch in turn.
+        `LossOutput.weight`, which makes them the whole batch's masked mean; statistics that depend on the
+        batch (BatchNorm's, the count of unused codes) are taken for each micro-batch in turn.
     """
 
-    def train_step(
-        state: TrainState, batch: Batch, base_key: jax.Array
-    ) -> tuple[TrainState, StepOutput]:
+    def train_step(state: TrainState, batch: Batch, base_key: jax.Array) -> tuple[TrainState, StepOutput]:
         key = jax.random.fold_in(base_key, state.step)
         output, grads = _loss_and_grads(objective, state, batch, key, accumulate)
         grad_norm = optax.tree.norm(grads)
@@ -68,7 +67,10 @@ def make_train_step(
             model_state=keep_if_finite(output.model_state, state.model_state),
         )
         one = jnp.ones(())
-        metrics = {"loss": Mean(output.loss * output.weight, output.weight), "grad_norm": Mean(grad_norm, one)}
+        metrics = {
+            "loss": Mean(output.loss * output.weight, output.weight),
+            "grad_norm": Mean(grad_norm, one),
+        }
         metrics = jax.tree.map(lambda x: jnp.where(finite, x, jnp.zeros_like(x)), metrics | output.metrics)
         num_samples = batch["num_samples"].astype(jnp.float32).sum()
         return state, StepOutput(finite, output.loss, grad_norm, num_samples, metrics)
@@ -77,7 +79,7 @@ def make_train_step(
 
 
 def make_eval_step(objective: Objective) -> Callable[[TrainState, Batch, jax.Array], dict[str, Mean]]:
-    """Returns `eval_step(state, batch, key)`, the metrics of a batch, "loss" among them; nothing is changed."""
+    """Returns `eval_step(state, batch, key)`: a batch's metrics, "loss" among them."""
 
     def eval_step(state: TrainState, batch: Batch, key: jax.Array) -> dict[str, Mean]:
         output = objective.loss(state.params, state.model_state, batch, key, train=False)
@@ -108,7 +110,8 @@ def _loss_and_grads(
     zeros = jax.tree.map(
         lambda x: jnp.zeros(x.shape, x.dtype), (state.params, shapes.loss, shapes.weight, shapes.metrics)
     )
-    carry, updates = jax.lax.scan(one_micro, (state.model_state, *zeros), micros)
+    # One micro-batch needs no loop; XLA's CPU convolutions are many times slower inside of one.
+    carry, updates = jax.lax.scan(one_micro, (state.model_state, *zeros), micros, unroll=accumulate == 1)
     model_state, grads, loss, weight, metrics = carry
     # Nothing masked in the whole batch (weight 0): no loss and no gradient, not 0 / 0.
     scale = jnp.where(weight > 0, 1.0 / jnp.where(weight > 0, weight, 1.0), 0.0)
