@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"already prepared: {report.out} ({what})" if report.already else f"prepared {report.out}: {what}")
     if report.already or not report.rejects:
         return DONE
-    print(f"{len(report.rejects)} clips rejected, listed in {report.out / 'rejects.jsonl'}:")
+    print(f"{len(report.rejects)} rejected, listed in {report.out / 'rejects.jsonl'}:")
     for reject in report.rejects[:_SHOWN]:
         print(f"  {reject.path}: {reject.reason}")
     if len(report.rejects) > _SHOWN:

@@ -6,6 +6,7 @@ reading: batches are formed before they are handed to workers. So a run resumes 
 topology, and the masks, noise and dropout that are drawn by row fall on the same clips.
 """
 
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import TypedDict
 
@@ -48,13 +49,24 @@ class Batches(Iterator[Batch]):
             if not flags.FLAGS.is_parsed():
                 flags.FLAGS.mark_as_parsed()
             batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
-        self._iterator = iter(batches)
+        self._in_shared_memory = num_workers > 0
+        # A program that ends without `close` would end in tracebacks: grain's iterators tidy up when they are
+        # deleted, which is too late once the interpreter has begun to go.
+        self._iterator = [iter(batches)]
+        self._finalizer = weakref.finalize(self, _close, self._iterator)
 
     def __next__(self) -> Batch:
-        return next(self._iterator)
+        if not self._iterator:
+            raise StopIteration
+        batch = next(self._iterator[0])
+        if self._in_shared_memory:
+            # Such arrays, too, complain if they are still there at the end.
+            for name in ("wave", "num_samples", "row"):
+                batch[name] = np.array(batch[name])
+        return batch
 
     def close(self) -> None:
-        self._iterator.close()
+        self._finalizer()
 
     def __enter__(self) -> "Batches":
         return self
@@ -160,6 +172,11 @@ class _HostRows(grain.MapDataset):
         end = first + self._batch_size if self._filler is None else len(self._parent)
         crops = [self._parent[first + r] if first + r < end else self._filler for r in self._rows]
         return _collate(crops, self._rows)
+
+
+def _close(iterator: list[grain.DatasetIterator]) -> None:
+    while iterator:
+        iterator.pop().close()
 
 
 def _collate(crops: Sequence[Crop], rows: range) -> Batch:

@@ -15,7 +15,6 @@ Everything is written into OUT.partial and renamed at the end, so OUT is there w
 import collections
 import concurrent.futures
 import dataclasses
-import errno
 import itertools
 import json
 import math
@@ -32,7 +31,7 @@ from tqdm import tqdm
 
 from muq_jax.audio.decode import SAMPLE_RATE_HZ, Channel, audio_info, load_audio
 from muq_jax.data.manifest import Clip, read_manifest, scan_folder, write_manifest
-from muq_jax.data.shards import CODECS, ShardWriter, encode_record
+from muq_jax.data.shards import CODECS, SHARD_SUFFIX, ShardWriter, encode_record
 from muq_jax.data.statistics import MelMoments
 from muq_jax.errors import UserError
 
@@ -122,7 +121,7 @@ def prepare(
     partial = out.with_name(out.name + ".partial")
     rejects_left = out.with_name(out.name + ".rejects.jsonl")
     try:
-        shutil.rmtree(partial, ignore_errors=True)
+        _remove_partial(partial)
         partial.mkdir(parents=True)
         rejects_left.unlink(missing_ok=True)
         report = _write(clips, partial, out, settings, made_from, num_processes)
@@ -131,14 +130,21 @@ def prepare(
             raise UserError(_too_many(report, len(clips), max_rejects, rejects_left))
         os.replace(partial, out)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise UserError(
-                f"{out}: {error.strerror}; nothing was kept. Free some space, or give another OUT"
-            ) from error
-        raise
+        raise UserError(f"{out}: cannot be written ({error.strerror}); nothing was kept") from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        _remove_partial(partial)
     return report
+
+
+def _remove_partial(partial: Path) -> None:
+    """Removes what an earlier run left, and nothing else that happens to have its name."""
+    if not partial.exists():
+        return
+    if any(path.suffix not in (SHARD_SUFFIX, ".json", ".jsonl") for path in partial.iterdir()):
+        raise UserError(
+            f"{partial}: not made by `prepare`, which needs this name; move it, or give another OUT"
+        )
+    shutil.rmtree(partial)
 
 
 def _write(
@@ -191,7 +197,8 @@ def _write(
 
 
 def _convert_all(clips: Sequence[Clip], settings: Settings, num_processes: int) -> Iterator[_Converted | str]:
-    """Yields `convert` of every clip, in order."""
+    """Yields `_convert` of every clip, in order."""
+    num_processes = min(num_processes, len(clips))
     if num_processes <= 1:
         yield from (_convert(clip, settings) for clip in clips)
         return
@@ -228,6 +235,8 @@ def _convert(clip: Clip, settings: Settings) -> _Converted | str:
         wave = load_audio(clip.path, channel=settings.channel, require_complete=True)
     except UserError as error:
         return str(error).removeprefix(f"{clip.path}: ")
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
     seconds = len(wave) / SAMPLE_RATE_HZ
     if np.abs(wave).max() < _SILENT_PEAK:
         return f"silent: all of its {seconds:.3f} s are zero"

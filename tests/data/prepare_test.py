@@ -262,6 +262,29 @@ def test_an_out_that_holds_something_else(tmp_path, music):
     assert os.listdir(tmp_path / "out") == ["thesis.tex"]
 
 
+def test_a_folder_that_happens_to_be_named_like_ours(tmp_path, music):
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial/thesis.tex").write_text("ten years of work")
+    with pytest.raises(UserError, match=r"out\.partial: not made by"):
+        prepare(music, tmp_path / "out")
+    assert os.listdir(tmp_path / "out.partial") == ["thesis.tex"]
+
+
+def test_an_out_that_cannot_be(tmp_path, music):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file/out: cannot be written \(Not a directory\)"):
+        prepare(music, tmp_path / "file/out")
+
+
+def test_a_file_that_may_not_be_read(tmp_path, music, monkeypatch):
+    def load_audio(path, **_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(prepare_module, "load_audio", load_audio)
+    with pytest.raises(UserError, match=r"5 of 5 .*cannot be read \(Permission denied\)"):
+        prepare(music, tmp_path / "out")
+
+
 def test_an_empty_out_and_a_trailing_slash(tmp_path, music):
     (tmp_path / "out").mkdir()
     assert prepare(f"{music}/", f"{tmp_path}/out/").num_clips == 5
@@ -316,7 +339,7 @@ def test_a_full_disk_at_the_manifest(tmp_path, music, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(prepare_module, "write_manifest", no_space)
-    with pytest.raises(UserError, match=r"No space left on device; nothing was kept"):
+    with pytest.raises(UserError, match=r"No space left on device\); nothing was kept"):
         prepare(music, tmp_path / "out")
     assert os.listdir(tmp_path) == ["music"]
 
