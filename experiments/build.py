@@ -1,4 +1,4 @@
-"""From a configuration to what `muq_jax.train` takes: the one place where objective, data and optimizer are wired."""
+"""From a configuration to what `muq_jax.train` takes: where objective, data and optimizer are wired."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -154,7 +154,9 @@ def _crop_samples(config: ConfigDict) -> int:
 
 
 def _make_mel_rvq(config: ConfigDict, rvq: MelRVQ | None) -> Trainee:
-    model = MelRVQConfig(_mel_config(config), RVQConfig(**config.model.rvq.to_dict()), config.model.label_rate)
+    model = MelRVQConfig(
+        _mel_config(config), RVQConfig(**config.model.rvq.to_dict()), config.model.label_rate
+    )
 
     def to_torch(state: TrainState) -> Tensors:
         variables = jax.device_get({"params": state.params, **state.model_state})
@@ -204,7 +206,9 @@ def _make_masked_prediction(config: ConfigDict, rvq: MelRVQ | None) -> Trainee:
         targets = RandomProjectionTargets(sizes, model.mel, model.frames_per_token)
 
     def to_torch(state: TrainState) -> Tensors:
-        collections = {name: state.model_state[name] for name in ("batch_stats", "rvq") if name in state.model_state}
+        collections = {
+            name: state.model_state[name] for name in ("batch_stats", "rvq") if name in state.model_state
+        }
         return muq_names.to_torch_names(jax.device_get({"params": state.params, **collections}), model)
 
     return Trainee(

@@ -3,8 +3,8 @@ r"""Trains what a configuration says, in a work directory.
     python -m experiments.train --config=experiments/configs/muq.py:tiny --workdir=runs/muq \
         [--config.data.source=FOLDER|MANIFEST|SHARDS|toy_music|tfds:NAME] [--config.optim.peak_lr=3e-4]
 
-Ctrl-C or SIGTERM saves and stops; the same command goes on, also after a crash or a `kill -9`, and ends with the same
-bits. Exit status: 0 done, 1 failed, 2 wrong usage, 75 interrupted.
+Ctrl-C or SIGTERM saves and stops; the same command goes on, also after a crash or a `kill -9`, and ends with
+the same bits. Exit status: 0 done, 1 failed, 2 wrong usage, 75 interrupted.
 """
 
 import errno
@@ -97,7 +97,8 @@ def _rvq_config(config: ConfigDict) -> ConfigDict:
             "targets.rvq is not set: MuQ learns to predict the codes of a trained Mel-RVQ. Fit one with\n"
             "  python -m experiments.train --config=experiments/configs/mel_rvq.py:large --workdir=RVQ_DIR "
             f"--config.data.source={config.data.source}\n"
-            "and add --config.targets.rvq=RVQ_DIR, or let this run fit one first by --config.targets.fit=tiny."
+            "and add --config.targets.rvq=RVQ_DIR, or let this run fit one first by "
+            "--config.targets.fit=tiny."
         )
     rvq = mel_rvq.get_config(config.targets.fit)
     rvq.seed = config.seed
@@ -126,7 +127,7 @@ def _write_config(config: ConfigDict, workdir: Path) -> None:
 
 
 def _check_config(config: ConfigDict, stored: dict[str, Any] | None, workdir: Path) -> None:
-    """Raises a UserError that lists what differs from the configuration that the work directory's run began with."""
+    """Raises a UserError that lists what differs from the configuration that the run began with."""
     if stored is None:
         return
     now = dict(_flat(json.loads(json.dumps(config.to_dict()))))
@@ -183,7 +184,10 @@ def main(argv: Sequence[str]) -> int:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        print(f"error: {workdir}: the disk is full ({error}). Make room and run the same command again.", file=sys.stderr)
+        print(
+            f"error: {workdir}: the disk is full ({error}). Make room and run the same command again.",
+            file=sys.stderr,
+        )
         return FAILED
     except KeyboardInterrupt:
         status = "interrupted"
@@ -203,7 +207,8 @@ def _set_up_logging() -> None:
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False
-    # Orbax logs a traceback for each thread that a failed save passes through; the failure itself is raised to us.
+    # Orbax logs a traceback for each thread that a failed save passes through; the failure itself is raised
+    # to us.
     absl_logging.set_verbosity(absl_logging.FATAL)
 
 

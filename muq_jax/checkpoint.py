@@ -1,9 +1,9 @@
 """Checkpoints of a run: saved while training goes on, whole or not at all. The only importer of Orbax.
 
-A step is a folder `checkpoints/STEP` with the items `params`, `opt`, `model_state` and `meta`. Orbax writes it
-under another name and renames it when it is complete; then `checksums.json`, the SHA-256 of every file in it, is
-added. Only a folder whose files match its checksums is ever restored: Orbax does not notice every flipped byte, and
-a disk that fills up can leave short files behind.
+A step is a folder `checkpoints/STEP` with the items `params`, `opt`, `model_state` and `meta`. Orbax writes
+it under another name and renames it when it is complete; then `checksums.json`, the SHA-256 of every file in
+it, is added. Only a folder whose files match its checksums is ever restored: Orbax does not notice every
+flipped byte, and a disk that fills up can leave short files behind.
 """
 
 import errno
@@ -35,10 +35,11 @@ _log = logging.getLogger(__name__)
 
 
 class Checkpoints:
-    """The checkpoints of one run, for the run itself: it saves, restores and clears away what is not whole."""
+    """The checkpoints of one run, for the run itself, which saves, restores and clears up."""
 
     def __init__(self, workdir: Path, *, keep: int = 2) -> None:
-        """Opens `workdir/checkpoints`; saves that never finished are removed, damaged ones renamed `damaged-STEP`.
+        """Opens `workdir/checkpoints`; saves that never finished are removed, damaged ones renamed
+        `damaged-STEP`.
 
         Args:
           workdir: the run's work directory.
@@ -60,9 +61,7 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(
             self._folder,
             item_names=(*ARRAY_ITEMS, "meta"),
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep, cleanup_tmp_directories=True
-            ),
+            options=ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True),
         )
 
     @property
@@ -85,7 +84,9 @@ class Checkpoints:
         self._saving = step
         saves: dict[str, Any] = {name: ocp.args.StandardSave(items[name]) for name in _with_arrays(items)}
         saves["meta"] = ocp.args.JsonSave(dict(meta))
-        self._explain_full_disk(lambda: self._manager.save(step, args=ocp.args.Composite(**saves), force=True))
+        self._explain_full_disk(
+            lambda: self._manager.save(step, args=ocp.args.Composite(**saves), force=True)
+        )
         self._finishing = self._background.submit(self._finish, step)
 
     def wait(self) -> None:
@@ -99,7 +100,7 @@ class Checkpoints:
             self._explain_full_disk(finishing.result)
 
     def restore(self, step: int, abstract: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the array items of a checkpoint on the devices and with the shardings that `abstract` says."""
+        """Returns the array items of a checkpoint, placed as `abstract` says."""
         restores = {name: ocp.args.StandardRestore(abstract[name]) for name in _with_arrays(abstract)}
         restored = self._manager.restore(step, args=ocp.args.Composite(**restores))
         return {name: restored[name] if name in restores else abstract[name] for name in ARRAY_ITEMS}
@@ -140,15 +141,20 @@ class Checkpoints:
                 shutil.rmtree(unfinished, ignore_errors=True)
             free = shutil.disk_usage(self._folder).free
             older = newest_step(self._folder.parent)
-            kept = f"The checkpoint of step {older} is whole" if older is not None else "There is no older one"
+            kept = (
+                f"The checkpoint of step {older} is whole" if older is not None else "There is no older one"
+            )
             raise UserError(
-                f"{self._folder}: the checkpoint of step {self._saving} could not be written, the disk is full "
-                f"({free / 2**20:.0f} MiB free, or a quota is used up). {kept}. Make room and run the same command again."
+                f"{self._folder}: the checkpoint of step {self._saving} could not be written, the disk is "
+                "full "
+                f"({free / 2**20:.0f} MiB free, or a quota is used up). {kept}. Make room and run the same "
+                "command again."
             ) from error
 
 
 def newest_step(workdir: str | os.PathLike[str]) -> int | None:
-    """Returns the newest whole checkpoint of a work directory, or None; says so for each newer one that is damaged.
+    """Returns the newest whole checkpoint of a work directory, or None; says so for each newer one that is
+    damaged.
 
     Every file is read once, to compare it with its checksum.
     """
@@ -185,7 +191,9 @@ def load_items(
         if path.exists():
             saved = handler.metadata(path).tree
             abstract = jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=host), saved)
-            items[name] = jax.tree.map(np.asarray, handler.restore(path, args=ocp.args.StandardRestore(abstract)))
+            items[name] = jax.tree.map(
+                np.asarray, handler.restore(path, args=ocp.args.StandardRestore(abstract))
+            )
     return items
 
 
@@ -207,7 +215,8 @@ def _finished_steps(folder: Path) -> list[int]:
 def _keep_whole(folder: Path) -> int | None:
     """Clears away what is not a whole checkpoint and returns the newest that is.
 
-    Orbax would refuse to write a step whose folder exists. Unfinished saves go; damaged ones are only renamed.
+    Orbax would refuse to write a step whose folder exists. Unfinished saves go; damaged ones are only
+    renamed.
     """
     finished = _finished_steps(folder)
     for entry in [entry for entry in folder.iterdir() if entry.name.isdecimal()]:
@@ -217,7 +226,9 @@ def _keep_whole(folder: Path) -> int | None:
         elif bad := _damaged_files(entry):
             finished.remove(int(entry.name))
             away = folder / f"damaged-{entry.name}"
-            _log.warning("%s; it is kept as %s, the run goes on from an older one", _describe(entry, bad), away.name)
+            _log.warning(
+                "%s; it is kept as %s, the run goes on from an older one", _describe(entry, bad), away.name
+            )
             shutil.rmtree(away, ignore_errors=True)
             entry.rename(away)
     return max(finished, default=None)
@@ -238,7 +249,7 @@ def _checksums(folder: Path) -> dict[str, str]:
 
 
 def _damaged_files(folder: Path) -> list[str]:
-    """Returns the files that are missing, changed or too many; a checksum file that is no JSON counts as one."""
+    """Returns the files that are missing, changed or too many."""
     try:
         expected = json.loads((folder / CHECKSUMS).read_text())
     except ValueError:
@@ -248,7 +259,7 @@ def _damaged_files(folder: Path) -> list[str]:
 
 
 def _is_full_disk(error: BaseException | None) -> bool:
-    """Returns whether an error, or one that it came from, says so; tensorstore's has no number, only the words."""
+    """Whether an error, or one that it came from, says so; tensorstore's has only the words."""
     while error is not None:
         if getattr(error, "errno", None) in _NO_SPACE:
             return True

@@ -1,4 +1,4 @@
-"""The mesh, where every array of a training state lives on it, and how a host's rows become one global batch."""
+"""The mesh, where arrays live on it, and how the hosts' rows become one global batch."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -50,9 +50,10 @@ def state_shardings(
 ) -> Any:
     """Returns a NamedSharding for each leaf of a tree of arrays or `jax.eval_shape` results.
 
-    The first rule whose pattern is found in the leaf's path (`params/encoder/.../kernel`) decides. Without one, a
-    leaf of `min_size` elements or more is split over `fsdp` along its largest dimension that divides evenly;
-    everything else is replicated. Optimizer moments have their parameters' shapes, so they follow them.
+    The first rule whose pattern is found in the leaf's path (`params/encoder/.../kernel`) decides. Without
+    one, a leaf of `min_size` elements or more is split over `fsdp` along its largest dimension that divides
+    evenly; everything else is replicated. Optimizer moments have their parameters' shapes, so they follow
+    them.
     """
     fsdp = mesh.shape["fsdp"]
 
@@ -71,7 +72,7 @@ def state_shardings(
 
 
 def with_shardings(abstract: Any, shardings: Any) -> Any:
-    """Returns `abstract` as ShapeDtypeStructs that carry their shardings: what a checkpoint is restored into."""
+    """Returns `abstract` as ShapeDtypeStructs that carry shardings, as a restore needs them."""
     return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, shardings)
 
 
@@ -86,7 +87,8 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def host_rows(mesh: Mesh, batch_size: int) -> tuple[int, int]:
-    """Returns the rows `[lo, hi)` of a global batch that this host's devices own: the only ones it has to read.
+    """Returns the rows `[lo, hi)` of a global batch that this host's devices own: the only ones it has to
+    read.
 
     Raises:
       UserError: the batch does not divide evenly over the devices.
@@ -106,7 +108,7 @@ def host_rows(mesh: Mesh, batch_size: int) -> tuple[int, int]:
 
 
 def put_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
-    """Returns the global arrays of which `batch` holds this host's rows; entries that are no numbers stay behind."""
+    """Returns the global arrays of which `batch` holds this host's rows; what is no number stays behind."""
     sharding = batch_sharding(mesh)
     arrays = {name: np.asarray(rows) for name, rows in batch.items()}
     return {
@@ -117,13 +119,16 @@ def put_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
 
 
 def split_rows(batch: Mapping[str, jax.Array], num_parts: int) -> dict[str, jax.Array]:
-    """Returns a batch's rows [B, ...] as [num_parts, B / num_parts, ...]: part i holds rows i, i + num_parts, ...
+    """Returns a batch's rows [B, ...] as [num_parts, B / num_parts, ...]: part i holds rows i, i + num_parts,
+    ...
 
-    Taking every `num_parts`-th row leaves each device its own rows: contiguous parts would move the batch between them.
+    Taking every `num_parts`-th row leaves each device its own rows: contiguous parts would move the batch
+    between them.
 
     Raises:
       ValueError: the rows do not divide evenly.
     """
+
     def split(rows: jax.Array) -> jax.Array:
         if rows.shape[0] % num_parts:
             raise ValueError(f"{rows.shape[0]} rows do not divide into {num_parts} parts")

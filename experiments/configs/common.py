@@ -41,9 +41,11 @@ def stat_field(stat: tuple[float, float] | None) -> FieldReference:
 def data_group(source: str, *, batch_size: int, crop_seconds: float) -> ConfigDict:
     """Where clips come from.
 
-    source: FOLDER | MANIFEST | SHARDS | toy_music[:CLIPS] | tfds:NAME. valid_source: None is the split "val" ("valid",
-    "validation") of `source`, if it has one. gain_db: (lowest, highest) gain, drawn for each crop. random_channel:
-    one channel at random instead of their mean, as upstream's training; needs audio files. num_workers: processes.
+    source: FOLDER | MANIFEST | SHARDS | toy_music[:CLIPS] | tfds:NAME. valid_source: None is the split "val"
+      ("valid",
+    "validation") of `source`, if it has one. gain_db: (lowest, highest) gain, drawn for each crop.
+    random_channel: one channel at random instead of their mean, as upstream's training; needs audio files.
+      num_workers: processes.
     """
     data = ConfigDict()
     data.source = source
@@ -58,7 +60,7 @@ def data_group(source: str, *, batch_size: int, crop_seconds: float) -> ConfigDi
 
 
 def train_group(num_steps: int, *, log_every: int, eval_every: int, checkpoint_every: int) -> ConfigDict:
-    """How long and how often, in steps. deterministic: on a GPU, use only operations that repeat bit by bit."""
+    """How long and how often, in steps. deterministic: only operations that repeat bit by bit on a GPU."""
     train = ConfigDict()
     train.num_steps = num_steps
     train.log_every = log_every
@@ -71,5 +73,5 @@ def train_group(num_steps: int, *, log_every: int, eval_every: int, checkpoint_e
 
 
 def mesh_group() -> ConfigDict:
-    """Devices that share one copy of the parameters (fsdp), times copies (data); -1 takes what the other leaves."""
+    """Devices that share one copy of the parameters (fsdp), times copies (data); -1 takes the rest."""
     return ConfigDict({"data": -1, "fsdp": 1})

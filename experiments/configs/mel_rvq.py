@@ -3,15 +3,15 @@ r"""Mel-RVQ: the tokenizer whose codes MuQ predicts. 8 books of 1,024 codes, fit
     python -m experiments.train --config=experiments/configs/mel_rvq.py:tiny --workdir=runs/mel_rvq \
         --config.data.source=FOLDER|MANIFEST|SHARDS
 
-| variant | steps | clips a step | crops | hardware | time |
-|---|---|---|---|---|---|
-| smoke | 40 | 4 | 1 s | a CPU | seconds; toy_music, upstream's mel statistics |
-| tiny | 1,000 | 32 | 5 s | 2 CPU cores | TINY_TIME |
-| large | 4,000 | 32 | 5 s | one GPU or TPU core | the paper's recipe (Adam, 1e-4, constant); about an hour upstream |
+| variant | steps | batch | hardware and time |
+|---|---|---|---|
+| smoke | 40 | 4 x 1 s | a CPU, seconds; toy_music and upstream's mel statistics |
+| tiny | 1,000 | 32 x 5 s | TINY_TIME |
+| large | 4,000 | 32 x 5 s | the paper's recipe; one GPU, about an hour upstream |
 
-Expected: the error falls with every book and every book uses most of its codes. The original's own quantiser, trained
-by this recipe on real music, reaches a normalised error after book 8 of 0.811 at 1,000 steps and 0.651 at 2,000
-(the plain mean: 1.125).
+Expected: the error falls with every book and every book uses most of its codes. The original's own quantiser,
+trained by this recipe on real music, reaches a normalised error after book 8 of 0.811 at 1,000 steps and
+0.651 at 2,000 (the plain mean: 1.125).
 """
 
 import dataclasses

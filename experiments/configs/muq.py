@@ -3,17 +3,18 @@ r"""MuQ: predict the Mel-RVQ codes of masked audio (MuQ, arXiv 2501.01108).
     python -m experiments.train --config=experiments/configs/muq.py:tiny --workdir=runs/muq \
         --config.data.source=FOLDER|MANIFEST|SHARDS --config.targets.rvq=runs/mel_rvq
 
-| variant | parameters | steps | clips a step | crops | hardware | time |
-|---|---|---|---|---|---|---|
-| smoke | 0.3 M | 30 | 4 | 2 s | a CPU | a minute with compilation; toy_music, fits its own small Mel-RVQ first |
-| tiny | 7 M | TINY | a CPU with 2 cores | an hour |
-| base | 51 M | 100,000 | 64 | 30 s | one GPU | not run yet |
-| large | 325 M | 400,000 | 192 | 30 s | 32 GPUs or a TPU pod | the paper's recipe; 3 to 7 days on 32 GPUs upstream |
+| variant | parameters | steps | batch | hardware and time |
+|---|---|---|---|---|
+| smoke | 0.4 M | 30 | 4 x 2 s | a CPU, a minute; toy_music and upstream's mel statistics |
+| tiny | 7 M | TINY_STEPS | TINY_BATCH | TINY_TIME |
+| base | 51 M | 100,000 | 64 x 30 s | one GPU; not run yet |
+| large | 325 M | 400,000 | 192 x 30 s | the paper's recipe; 32 GPUs, 3 to 7 days upstream |
 
 Without `targets.rvq`, `smoke` and `tiny` fit a Mel-RVQ on the same data first, in WORKDIR/mel_rvq.
 
-Expected: the cross-entropy starts at chance (ln 1,024 = 6.93), falls to the code frequencies' within some hundred steps
-and below it after; the first books are the easiest. Masked accuracy is low by nature: upstream calls 40 % unusual.
+Expected: the cross-entropy starts at chance (ln 1,024 = 6.93), falls to the code frequencies' within some
+hundred steps and below it after; the first books are the easiest. Masked accuracy is low by nature: upstream
+calls 40 % unusual.
 """
 
 import dataclasses
@@ -62,8 +63,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.model.num_books = preset.num_books
     config.model.num_codes = preset.num_codes
 
-    # name: "mel_rvq", or "random_projection" (BEST-RQ, MusicFM), whose sizes are model.num_books and num_codes.
-    # rvq: a Mel-RVQ's work directory or model folder. fit: without it, the variant of mel_rvq.py to run first.
+    # name: "mel_rvq", or "random_projection" (BEST-RQ, MusicFM), whose sizes are model.num_books and
+    # num_codes. rvq: a Mel-RVQ's work directory or model folder. fit: without it, the variant of mel_rvq.py
+    # to run first.
     config.targets = ConfigDict()
     config.targets.name = "mel_rvq"
     config.targets.rvq = common.optional(str)

@@ -11,7 +11,8 @@ from muq_jax.data.toy_music import SPLITS
 def split_names(spec: str | os.PathLike[str]) -> frozenset[str]:
     """Returns the names of the splits of what `make_source` takes by name.
 
-    Empty where its clips are not split, and for tfds, whose split is part of the name (`tfds:NAME:SPLIT`, else "train").
+    Empty where its clips are not split, and for tfds, whose split is part of the name (`tfds:NAME:SPLIT`,
+    else "train").
 
     Raises:
       UserError: a manifest that cannot be read.

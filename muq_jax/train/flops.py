@@ -1,10 +1,12 @@
 """How much arithmetic a model is: an analytic count, for the FLOP/s that a run reports.
 
-A multiply-add counts as two operations; a training step as three forward passes, one forward and two backward. Matrix
-products and convolutions of the model are counted, nothing else: not the mel front end, norms and look-ups of
-tables, nor the targets' quantiser, nor what rematerialisation computes twice. So the number compares runs and devices
-whatever the implementation, and is a lower bound of what the device does.
+A multiply-add counts as two operations; a training step as three forward passes, one forward and two
+backward. Matrix products and convolutions of the model are counted, nothing else: not the mel front end,
+norms and look-ups of tables, nor the targets' quantiser, nor what rematerialisation computes twice. So the
+number compares runs and devices whatever the implementation, and is a lower bound of what the device does.
 """
+
+import itertools
 
 from muq_jax.models.config import MelRVQConfig, MuQConfig
 from muq_jax.nn.subsample import TIME_STRIDES, num_tokens
@@ -22,11 +24,11 @@ def muq_training_flops(config: MuQConfig, num_samples: int) -> float:
 
 
 def mel_rvq_training_flops(config: MelRVQConfig, num_samples: int) -> float:
-    """Returns the operations of one training step on one clip: projections and the search for the nearest code."""
+    """Returns the operations of one training step on one clip: projections and nearest-code search."""
     rvq = config.rvq
     inner = [rvq.hidden_dim] * (rvq.num_projection_layers - 1)
     widths = [rvq.input_dim, *inner, rvq.code_dim]
-    projection = sum(a * b for a, b in zip(widths[:-1], widths[1:], strict=True))
+    projection = sum(a * b for a, b in itertools.pairwise(widths))
     tokens = num_samples // config.mel.hop_length // config.frames_per_token
     return float(_TRAINING * tokens * rvq.num_books * (2 * projection + rvq.num_codes * rvq.code_dim))
 

@@ -73,7 +73,11 @@ class Journal:
         self._nonfinite_path = workdir / (f"nonfinite-{host}.jsonl" if host else NONFINITE_FILE)
         keep_rows_until(self._nonfinite_path, step)
         self._bar = tqdm(
-            total=num_steps, initial=step, unit="step", disable=bool(host) or not sys.stderr.isatty(), dynamic_ncols=True
+            total=num_steps,
+            initial=step,
+            unit="step",
+            disable=bool(host) or not sys.stderr.isatty(),
+            dynamic_ncols=True,
         )
         self._window = Window()
         self._step = self._window_start = step
@@ -117,15 +121,22 @@ class Journal:
             self._window_skipped += 1
             self.counters.skipped += 1
             self.counters.skipped_in_a_row += 1
-            row = {"step": step, "loss": str(loss), "grad_norm": str(grad_norm), "ids": [str(id) for id in ids]}
+            row = {
+                "step": step,
+                "loss": str(loss),
+                "grad_norm": str(grad_norm),
+                "ids": [str(id) for id in ids],
+            }
             append_row(self._nonfinite_path, row)
         if step % self._log_every == 0:
             self.end_window()
         if self.counters.skipped_in_a_row >= self._max_nonfinite:
             self.end_window()
             raise UserError(
-                f"stopped: the last {self.counters.skipped_in_a_row} steps up to step {step} had a loss or gradient that "
-                f"is not finite. {self._nonfinite_path} lists their clips. Look at those clips; else lower optim.peak_lr, "
+                f"stopped: the last {self.counters.skipped_in_a_row} steps up to step {step} had a loss or "
+                "gradient that "
+                f"is not finite. {self._nonfinite_path} lists their clips. Look at those clips; else lower "
+                "optim.peak_lr, "
                 "or use model.dtype=float32. The same command goes on from the newest checkpoint."
             )
 
@@ -182,7 +193,9 @@ class Journal:
         else:
             text = "validation"
         if self._bar.disable or row["split"] == "valid":
-            self._say(f"step {row['step']}/{self._num_steps}  loss {_short(row['loss'])}  {text}", logging.INFO)
+            self._say(
+                f"step {row['step']}/{self._num_steps}  loss {_short(row['loss'])}  {text}", logging.INFO
+            )
 
     def _say(self, text: str, level: int) -> None:
         """Logs a line without breaking the progress line, where there is one."""

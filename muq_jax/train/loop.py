@@ -66,7 +66,8 @@ class Task:
     Attributes:
       objective: the model and its loss.
       optim: the optimizer.
-      train_batches: opens this host's rows of the global batches, from a step (0 is the first) onwards; with `close`.
+      train_batches: opens this host's rows of the global batches, from a step (0 is the first) onwards; with
+        `close`.
       valid_batches: opens this host's rows of all validation batches; None where there are none.
       flops_per_step: analytic count of the model's arithmetic in one step, for the FLOP/s metric.
       levels: constants written beside the metrics, such as the loss of chance.
@@ -85,8 +86,9 @@ class Task:
 def run(task: Task, config: LoopConfig, *, mesh: Mesh, workdir: Path) -> tuple[TrainState, Status]:
     """Trains until `num_steps`, from the newest whole checkpoint in `workdir` if there is one.
 
-    A run that was ended at any moment and is started again ends with the bits that it would have had. SIGINT and
-    SIGTERM (on several hosts a preemption notice) save a checkpoint after the step at hand and end the run.
+    A run that was ended at any moment and is started again ends with the bits that it would have had. SIGINT
+    and SIGTERM (on several hosts a preemption notice) save a checkpoint after the step at hand and end the
+    run.
 
     Returns:
       The state, and "done", "interrupted", or "was done" where there was nothing left to do.
@@ -155,7 +157,8 @@ def run(task: Task, config: LoopConfig, *, mesh: Mesh, workdir: Path) -> tuple[T
                     journal.record(*late)
                     late = None
                 if saves:
-                    # Before the checkpoint: no window of metrics reaches over the step that a run resumes from.
+                    # Before the checkpoint: no window of metrics reaches over the step that a run resumes
+                    # from.
                     journal.end_window()
                 with journal.not_training():
                     if evaluates:
@@ -174,7 +177,7 @@ def _is_due(step: int, config: LoopConfig) -> bool:
 def _make_evaluate(
     task: Task, config: LoopConfig, mesh: Mesh
 ) -> Callable[[TrainState], dict[str, Mean]] | None:
-    """Returns a function from a state to its metrics on the validation batches, with the same masks every time."""
+    """Returns a function from a state to its validation metrics, with the same masks every time."""
     valid_batches = task.valid_batches
     if valid_batches is None:
         return None
@@ -187,7 +190,10 @@ def _make_evaluate(
         with closing(valid_batches()) as batches:
             for index, batch in enumerate(batches):
                 # What is drawn goes by row: other rows, other masks.
-                batch = {**batch, "row": batch["row"] + np.int32(index * len(batch["row"]) * jax.process_count())}
+                batch = {
+                    **batch,
+                    "row": batch["row"] + np.int32(index * len(batch["row"]) * jax.process_count()),
+                }
                 metrics = jax.device_get(eval_step(state, parallel.put_batch(batch, mesh), key))
                 sums = jax.tree.map(operator.add, sums, metrics) if sums else metrics
         return sums
@@ -197,7 +203,7 @@ def _make_evaluate(
 
 @contextmanager
 def _signals() -> Iterator[Callable[[], bool]]:
-    """Gives a function that says whether SIGINT or SIGTERM has come; a second one has its usual effect at once."""
+    """Gives a function that says whether SIGINT or SIGTERM has come; a second one acts as usual."""
     came = threading.Event()
     if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
         yield came.is_set

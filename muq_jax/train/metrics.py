@@ -68,7 +68,7 @@ def append_row(path: Path, row: Row) -> None:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Returns the rows of a JSON Lines file; a last line that a killed process left unfinished does not count."""
+    """Returns the rows of a JSON Lines file, without a last line that a killed process left unfinished."""
     if not path.exists():
         return []
     rows = []
@@ -91,7 +91,8 @@ def keep_rows_until(path: Path, step: int) -> list[Row]:
 
 
 class MetricsWriter:
-    """Writes rows to `metrics.jsonl` and TensorBoard event files; on hosts other than the first it only remembers.
+    """Writes rows to `metrics.jsonl` and TensorBoard event files; on hosts other than the first it only
+    remembers.
 
     Attributes:
       rows: everything written so far, of earlier starts of the run too.

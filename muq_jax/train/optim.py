@@ -41,7 +41,8 @@ class OptimConfig:
             raise UserError(f"optim.schedule={self.schedule!r} is not one of {', '.join(SCHEDULES)}.")
         if self.schedule == "warmup_linear" and self.total_steps <= self.warmup_steps:
             raise UserError(
-                f"optim.warmup_steps={self.warmup_steps} leaves none of the {self.total_steps} steps to train in: "
+                f"optim.warmup_steps={self.warmup_steps} leaves none of the {self.total_steps} steps to "
+                "train in: "
                 "make it smaller or train.num_steps larger."
             )
 
@@ -49,8 +50,8 @@ class OptimConfig:
 def learning_rate(config: OptimConfig, count: Any, xp: Any = jnp) -> Any:
     """Returns the learning rate of the update after `count` updates.
 
-    Update `warmup_steps` (counting from 1) has the peak and the first one already learns, as in fairseq's polynomial
-    decay of power 1.
+    Update `warmup_steps` (counting from 1) has the peak and the first one already learns, as in fairseq's
+    polynomial decay of power 1.
 
     Args:
       count: updates done so far; a number or an array.

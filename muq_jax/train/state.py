@@ -16,13 +16,15 @@ from muq_jax.objectives.objective import Objective
 
 @flax.struct.dataclass
 class TrainState:
-    """Everything that a step changes. No functions: static fields would make two builds of a model differ as pytrees.
+    """Everything that a step changes. No functions: static fields would make two builds of a model differ as
+    pytrees.
 
     Attributes:
       step: int32 scalar, steps taken, skipped ones included.
       params: what the optimizer trains.
       opt_state: the optimizer's.
-      model_state: collections that are not trained by gradient (running statistics, code counts, a frozen quantizer).
+      model_state: collections that are not trained by gradient (running statistics, code counts, a frozen
+        quantizer).
     """
 
     step: jax.Array
@@ -31,7 +33,7 @@ class TrainState:
     model_state: Any
 
     def to_items(self) -> dict[str, Any]:
-        """Returns what a checkpoint keeps, under its items' names; the step is the checkpoint's own number."""
+        """Returns what a checkpoint keeps by item; the step is the checkpoint's own number."""
         return {"params": self.params, "opt": self.opt_state, "model_state": self.model_state}
 
     @classmethod
@@ -60,6 +62,6 @@ def abstract_state(objective: Objective, optimizer: optax.GradientTransformation
 def init_state(
     objective: Objective, optimizer: optax.GradientTransformation, mesh: Mesh, key: jax.Array
 ) -> TrainState:
-    """Returns the state at step 0. Every array is created sharded: no device ever holds the whole of a large one."""
+    """Returns the state at step 0. Arrays are created sharded: no device ever holds a large one whole."""
     shardings = jax.tree.map(lambda a: a.sharding, abstract_state(objective, optimizer, mesh))
     return jax.jit(_make_init(objective, optimizer), out_shardings=shardings)(key)

@@ -21,7 +21,9 @@ class Regression:
     replaces: bool = False
 
     def init(self, key):
-        return {"slope": jax.random.normal(key, (WIDTH,)), "offset": jnp.zeros(())}, {"batches": jnp.zeros(())}
+        return {"slope": jax.random.normal(key, (WIDTH,)), "offset": jnp.zeros(())}, {
+            "batches": jnp.zeros(())
+        }
 
     def loss(self, params, model_state, batch, key, *, train):
         weight = batch["num_samples"].astype(jnp.float32)

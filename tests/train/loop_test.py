@@ -61,7 +61,13 @@ def assert_equal_trees(a, b):
 
 def steady(rows):
     """Returns the rows without what the clock decides."""
-    timed = {"audio_seconds_per_second", "steps_per_second", "model_flops_per_second", "data_wait", "train_seconds"}
+    timed = {
+        "audio_seconds_per_second",
+        "steps_per_second",
+        "model_flops_per_second",
+        "data_wait",
+        "train_seconds",
+    }
     return [{k: v for k, v in row.items() if k not in timed} for row in rows if row["split"] != "health"]
 
 
@@ -95,8 +101,12 @@ def test_a_run_that_crashed_goes_on_to_the_same_bits_and_rows(start, tmp_path, c
     assert status == "done"
     assert_equal_trees(state, whole)
     for name in ("metrics.jsonl", "nonfinite.jsonl"):
-        rows, expected = (steady(read_rows(tmp_path / run / name)) if name == "metrics.jsonl" else
-                          read_rows(tmp_path / run / name) for run in ("crashed", "whole"))
+        rows, expected = (
+            steady(read_rows(tmp_path / run / name))
+            if name == "metrics.jsonl"
+            else read_rows(tmp_path / run / name)
+            for run in ("crashed", "whole")
+        )
         assert rows == expected
 
 
@@ -105,7 +115,9 @@ def test_another_mesh_goes_on_with_the_same_numbers(start, tmp_path):
     with pytest.raises(Crash):
         start(tmp_path / "moved", crash_at=16)
     start(tmp_path / "moved", mesh=(8, 1))
-    for a, b in zip(*(steady(read_rows(tmp_path / run / "metrics.jsonl")) for run in ("moved", "whole")), strict=True):
+    for a, b in zip(
+        *(steady(read_rows(tmp_path / run / "metrics.jsonl")) for run in ("moved", "whole")), strict=True
+    ):
         assert a["step"] == b["step"]
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
 
@@ -159,7 +171,9 @@ def test_the_step_is_compiled_once(start, tmp_path, caplog):
     assert len(compiled) == 1
 
 
-@pytest.mark.parametrize("field", ["num_steps", "log_every", "checkpoint_every", "max_nonfinite", "accumulate"])
+@pytest.mark.parametrize(
+    "field", ["num_steps", "log_every", "checkpoint_every", "max_nonfinite", "accumulate"]
+)
 def test_impossible_numbers_are_named(field):
     with pytest.raises(UserError, match=rf"train\.{field}=0"):
         loop.LoopConfig(**{"num_steps": 1, field: 0})

@@ -26,7 +26,9 @@ def test_constant_schedule():
 def test_host_and_device_rates_agree():
     config = OptimConfig(peak_lr=5e-4, warmup_steps=100, total_steps=1000)
     counts = np.arange(0, 1100, 7)
-    np.testing.assert_allclose(learning_rate(config, jnp.asarray(counts)), learning_rate(config, counts, np), rtol=1e-6)
+    np.testing.assert_allclose(
+        learning_rate(config, jnp.asarray(counts)), learning_rate(config, counts, np), rtol=1e-6
+    )
 
 
 def reference_adam(config, param, grads):
@@ -49,7 +51,9 @@ def reference_adam(config, param, grads):
     "config",
     [
         OptimConfig(peak_lr=0.1, warmup_steps=3, total_steps=20, clip_norm=1.0, weight_decay=0.1),
-        OptimConfig(peak_lr=1e-2, schedule="constant", beta2=0.999, eps=1e-8, weight_decay=0.0, clip_norm=None),
+        OptimConfig(
+            peak_lr=1e-2, schedule="constant", beta2=0.999, eps=1e-8, weight_decay=0.0, clip_norm=None
+        ),
     ],
 )
 def test_updates_follow_the_formulae(config):
@@ -68,13 +72,16 @@ def test_decay_reaches_every_parameter():
     config = OptimConfig(peak_lr=1.0, schedule="constant", weight_decay=0.25)
     optimizer = make_optimizer(config)
     params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2), "scale": jnp.ones(())}
-    updates, _ = optimizer.update({k: jnp.zeros_like(v) for k, v in params.items()}, optimizer.init(params), params)
+    updates, _ = optimizer.update(
+        {k: jnp.zeros_like(v) for k, v in params.items()}, optimizer.init(params), params
+    )
     for leaf in updates.values():
         np.testing.assert_allclose(leaf, -0.25)
 
 
 @pytest.mark.parametrize(
-    "wrong, named", [({"schedule": "cosine"}, "cosine"), ({"warmup_steps": 10, "total_steps": 10}, "warmup_steps=10")]
+    "wrong, named",
+    [({"schedule": "cosine"}, "cosine"), ({"warmup_steps": 10, "total_steps": 10}, "warmup_steps=10")],
 )
 def test_wrong_configs_are_named(wrong, named):
     with pytest.raises(UserError, match=named):

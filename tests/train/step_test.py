@@ -41,7 +41,9 @@ def test_step_follows_the_gradient_of_the_masked_mean(regression, batch_of):
 
     grads = jax.grad(loss)(params)
     np.testing.assert_allclose(output.loss, loss(params), rtol=1e-6)
-    np.testing.assert_allclose(output.grad_norm, np.sqrt(sum(np.sum(g**2) for g in grads.values())), rtol=1e-6)
+    np.testing.assert_allclose(
+        output.grad_norm, np.sqrt(sum(np.sum(g**2) for g in grads.values())), rtol=1e-6
+    )
     assert output.num_samples == batch["num_samples"].sum()
     assert state.step == 1 and state.model_state["batches"] == 1
     # Adam's first update is the sign of the gradient.
@@ -60,7 +62,9 @@ def test_accumulation_is_the_whole_batch(regression, batch_of, accumulate):
     batches = [batch_of(step) for step in range(5)]
     whole, whole_outputs = train(regression(), batches)
     parts, parts_outputs = train(regression(), batches, accumulate=accumulate)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-6), parts.params, whole.params)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-6), parts.params, whole.params
+    )
     for a, b in zip(parts_outputs, whole_outputs, strict=True):
         np.testing.assert_allclose(a.loss, b.loss, rtol=1e-5)
         np.testing.assert_allclose(a.grad_norm, b.grad_norm, rtol=1e-5)
@@ -86,7 +90,9 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_counter(regression, b
 
 
 def test_a_skipped_step_leaves_a_run_that_goes_on_and_learns(regression, batch_of):
-    state, outputs = train(regression(noise=0.0), [batch_of(step, broken=step % 7 == 0) for step in range(400)])
+    state, outputs = train(
+        regression(noise=0.0), [batch_of(step, broken=step % 7 == 0) for step in range(400)]
+    )
     assert outputs[-2].loss < 1e-2
     assert np.isfinite(state.params["slope"]).all()
 
@@ -141,7 +147,10 @@ def test_abstract_state_is_the_state(regression):
     state = init_state(regression(), optimizer, mesh, jax.random.key(0))
     abstract = abstract_state(regression(), optimizer, mesh)
     jax.tree.map(
-        lambda a, b: (np.testing.assert_equal(a.shape, b.shape), np.testing.assert_equal(a.sharding, b.sharding)),
+        lambda a, b: (
+            np.testing.assert_equal(a.shape, b.shape),
+            np.testing.assert_equal(a.sharding, b.sharding),
+        ),
         abstract,
         state,
     )

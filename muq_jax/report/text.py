@@ -1,0 +1,163 @@
+"""A model folder or a work directory in a screenful of text."""
+
+import dataclasses
+import json
+import os
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from muq_jax.checkpoint import load_meta, newest_step
+from muq_jax.convert import folder as model_folder
+from muq_jax.convert import mel_rvq, muq, workdir
+from muq_jax.convert.rules import flatten, params_sha256
+from muq_jax.errors import UserError
+from muq_jax.inference.pretrained import MelRVQ, MuQ
+from muq_jax.train.health import HEALTH_SPLIT
+from muq_jax.train.metrics import METRICS_FILE, Row, read_rows
+
+CONFIG_FILE = "config.json"
+LICENCE_FILES = ("LICENSE", "LICENSE.txt", "LICENSE.md")
+
+# What is shown of each book, with its name and how a number is written.
+_PER_BOOK = (
+    ("ce", "cross-entropy", "{:.3f}"),
+    ("unigram_ce", "code frequencies' cross-entropy", "{:.3f}"),
+    ("accuracy", "accuracy, %", "{:.2%}"),
+    ("error", "error after the book", "{:.4f}"),
+    ("codes_used", "codes used", "{:.0f}"),
+    ("codes_perplexity", "perplexity of the codes", "{:.0f}"),
+)
+
+
+def describe(name: str | os.PathLike[str]) -> str:
+    """Returns configuration, sizes, `params sha256`, and of a run its newest checkpoint, metrics and health.
+
+    Args:
+      name: a model folder or a work directory.
+
+    Raises:
+      UserError: it is neither.
+    """
+    source = model_folder.find(name)
+    return _describe_run(source) if workdir.is_work_directory(source) else _describe_folder(source)
+
+
+def _describe_folder(source: Path) -> str:
+    kind = model_folder.model_type(json.loads((source / CONFIG_FILE).read_text()))
+    config, variables, sha256 = _load(source, kind)
+    licence = next((source / name for name in LICENCE_FILES if (source / name).is_file()), None)
+    return "\n".join(
+        [
+            f"{source}: model folder, {kind}",
+            *_groups(config),
+            f"licence: {licence.read_text().strip().splitlines()[0].strip() if licence else 'no file says'}",
+            _sizes(variables),
+            f"params sha256 {sha256}",
+        ]
+    )
+
+
+def _describe_run(source: Path) -> str:
+    step = newest_step(source)
+    settings = json.loads((source / CONFIG_FILE).read_text()) if (source / CONFIG_FILE).is_file() else {}
+    num_steps = settings.get("train", {}).get("num_steps", "?")
+    lines = [
+        f"{source}: work directory, newest checkpoint: {'none yet' if step is None else f'step {step}'} of "
+        f"{num_steps}"
+    ]
+    lines += _groups(settings)
+    if step is not None:
+        _, variables, sha256 = _load(source, load_meta(source, step)["model"]["model_type"])
+        lines.append(_sizes(variables))
+    rows = read_rows(source / METRICS_FILE)
+    for split in ("train", "valid"):
+        lines += _metrics(next((row for row in reversed(rows) if row["split"] == split), None))
+    found = [row for row in rows if row["split"] == HEALTH_SPLIT]
+    lines += [f"health: step {row['step']}: {row['message']}" for row in found] or [
+        "health: nothing found wrong"
+    ]
+    if step is not None:
+        lines.append(f"params sha256 {sha256}")
+    return "\n".join(lines)
+
+
+def _load(source: Path, kind: str | None) -> tuple[Mapping[str, Any], Mapping[str, Any], str]:
+    """Returns configuration, variables and digest of what is trained or stored there."""
+    if kind == "muq":
+        model = MuQ.from_pretrained(source)
+        tensors = muq.to_torch_names(model.variables, model.config)
+        return _as_tree(model.config), model.variables, params_sha256(tensors)
+    if kind == "mel_rvq":
+        rvq = MelRVQ.from_pretrained(source)
+        tensors = mel_rvq.to_torch_names(rvq.variables, rvq.config)
+        return _as_tree(rvq.config), rvq.variables, params_sha256(tensors)
+    raise UserError(f"{source}: a model of type {kind!r}; expected muq or mel_rvq.")
+
+
+def _as_tree(config: Any) -> dict[str, Any]:
+    return dataclasses.asdict(config)
+
+
+def _groups(tree: Mapping[str, Any]) -> list[str]:
+    """One paragraph a group of settings: `optim: peak_lr 0.0005, schedule constant`."""
+    single = {name: value for name, value in tree.items() if not isinstance(value, Mapping)}
+    groups = {name: value for name, value in tree.items() if isinstance(value, Mapping)}
+    if single:
+        groups["other" if groups else "settings"] = single
+    lines = []
+    for name, group in groups.items():
+        text = ", ".join(f"{path.replace('/', '.')} {value}" for path, value in flatten(group))
+        lines += textwrap.wrap(f"{name}: {text or 'nothing'}", 110, subsequent_indent="  ")
+    return lines
+
+
+def _sizes(variables: Mapping[str, Any]) -> str:
+    parts: dict[str, int] = {}
+    for path, array in flatten(variables["params"]):
+        part = path.split("/")[0]
+        parts[part] = parts.get(part, 0) + int(np.size(array))
+    shown = ", ".join(f"{part} {count:,}" for part, count in parts.items())
+    return "\n".join(
+        textwrap.wrap(f"parameters: {sum(parts.values()):,} ({shown})", 110, subsequent_indent="  ")
+    )
+
+
+def _metrics(row: Row | None) -> list[str]:
+    if row is None:
+        return []
+    facts = [f"loss {_number(row['loss'], '{:.4f}')}"]
+    if "chance" in row:
+        facts.append(f"chance {row['chance']:.4f}")
+    if "unigram_ce" in row:
+        facts.append(f"code frequencies alone {_number(_mean(row['unigram_ce']), '{:.4f}')}")
+    if row["split"] == "train":
+        facts += [
+            f"gradient norm {_number(row['grad_norm'], '{:.3g}')}",
+            f"learning rate {row['learning_rate']:.3g}",
+            f"{row['audio_hours']:.2f} h of audio",
+            f"{row['audio_seconds_per_second']:.3g} s of audio a second",
+            f"{row['model_flops_per_second'] / 1e12:.3g} TFLOP/s",
+        ]
+    title = "training" if row["split"] == "train" else "validation"
+    lines = textwrap.wrap(f"{title}, step {row['step']}: {', '.join(facts)}", 110, subsequent_indent="  ")
+    books = [(label, row[name], form) for name, label, form in _PER_BOOK if isinstance(row.get(name), list)]
+    if books:
+        width = max(len(label) for label, *_ in books)
+        numbers = range(1, len(books[0][1]) + 1)
+        lines.append(f"  {'book':<{width}} {' '.join(f'{book:>7}' for book in numbers)}")
+        for label, values, form in books:
+            lines.append(f"  {label:<{width}} {' '.join(f'{_number(value, form):>7}' for value in values)}")
+    return lines
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else form.format(value)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
