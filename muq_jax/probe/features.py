@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
@@ -11,6 +13,8 @@ from muq_jax.audio.decode import SAMPLE_RATE_HZ, load_audio
 from muq_jax.audio.framing import MIN_SAMPLES
 from muq_jax.audio.mel_numpy import log_mel_numpy
 from muq_jax.data.manifest import Clip
+from muq_jax.inference.pretrained import MuQ
+from muq_jax.models.muq import MuQModel
 
 
 class Encoder(Protocol):
@@ -27,7 +31,7 @@ class LabelledClip:
       id: its name.
       split: "train", "val" or "test".
       labels: a label a task; None where it is not known.
-      load: returns the samples, float32 [S] at 24 kHz; called anew for every encoder, to spare the memory.
+      load: returns the samples, float32 [S] at 24 kHz; called anew for every encoder.
     """
 
     id: str
@@ -39,6 +43,12 @@ class LabelledClip:
 def labelled_clip(clip: Clip, labels: Mapping[str, str | None]) -> LabelledClip:
     """Returns the clip of a manifest with these labels; its audio is decoded when it is needed."""
     return LabelledClip(clip.id, clip.split, labels, lambda: load_audio(clip.path))
+
+
+def untrained(muq: MuQ, seed: int) -> MuQ:
+    """Returns an encoder of the same sizes with fresh parameters: what the architecture alone hears."""
+    variables = MuQModel(muq.config).init(jax.random.key(seed), jnp.zeros((1, muq.sample_rate_hz)))
+    return MuQ(muq.config, variables)
 
 
 def hidden_state_means(

@@ -96,15 +96,16 @@ def rvq_blocks(rows: Sequence[Row], plain_mean: float | None = None) -> list[Blo
         plain_mean: the error of answering every time with the mean of the training data, where it is known.
     """
     train = _split(rows, "train")
-    last = (_split(rows, "valid") or train)[-1]
+    # Validation has too few tokens to show every code.
+    used, last = train[-1], (_split(rows, "valid") or train)[-1]
     steps, errors = _curve(train, "error")
     return [
         "Each book encodes what the books before it left over, so the error must fall from book to book.",
         curves.book_curves("Reconstruction error while fitting", steps, errors, "mean |error|"),
         curves.reconstruction_errors(last["error"], plain_mean),
         "A healthy book uses most of its codes. Perplexity is the number of equally frequent codes that "
-        "would carry as much.",
-        curves.codebook_usage(last["codes_used"], last["codes_perplexity"], last["num_codes"]),
+        f"would carry as much. Counted over {used['codes_counted']:,.0f} tokens.",
+        curves.codebook_usage(used["codes_used"], used["codes_perplexity"], used["num_codes"]),
     ]
 
 

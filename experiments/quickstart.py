@@ -1,0 +1,252 @@
+"""MuQ from end to end in ten minutes on two CPU cores: Mel-RVQ, pretraining, features, probes, a report.
+
+    python -m experiments.quickstart [--audio FOLDER] [--workdir runs/quickstart]
+
+Without --audio it listens to `toy_music`, which our own code composes and synthesises. In the work directory,
+`mel_rvq/` and `muq/` are work directories of `experiments/train.py`, `model/` is the model folder, and
+`report/index.html` shows what was learned. Ctrl-C stops; the same command goes on. Exit status: 0 done,
+1 failed, 2 wrong usage, 75 interrupted.
+"""
+
+import argparse
+import dataclasses
+import json
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import logging as absl_logging
+from ml_collections import ConfigDict
+
+from experiments import train
+from experiments.configs import mel_rvq as mel_rvq_config
+from experiments.configs import muq as muq_config
+from experiments.quickstart_corpus import Corpus, own_corpus, toy_corpus
+from muq_jax.cli import DONE, FAILED, INTERRUPTED
+from muq_jax.errors import UserError
+from muq_jax.inference.pretrained import MelRVQ, MuQ
+from muq_jax.probe.features import hidden_state_means, log_mel_statistics, untrained
+from muq_jax.probe.run import UNTRAINED, run_task
+from muq_jax.probe.table import layer_rows, markdown_table, table_rows
+from muq_jax.report.quickstart import Probe, Track, report_quickstart, summary
+from muq_jax.train.metrics import METRICS_FILE, read_rows
+
+TRAINED = "MuQ, this run"
+LOG_MEL = "log-mel"
+SETTINGS_FILE = "quickstart.json"
+REPORT = Path("report", "index.html")
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """How much of everything; sizes of the model are in `muq_configuration`."""
+
+    variant: str
+    toy_clips: int
+    probe_clips: int
+    rvq_steps: int
+    muq_steps: int
+    batch_size: int
+    crop_seconds: float
+    probe_seconds: float
+    probe_seeds: int
+
+
+FULL = Size(
+    variant="tiny",
+    toy_clips=400,
+    probe_clips=480,
+    rvq_steps=300,
+    muq_steps=600,
+    batch_size=16,
+    crop_seconds=4.0,
+    probe_seconds=8.0,
+    probe_seeds=3,
+)
+SMOKE = Size(
+    variant="smoke",
+    toy_clips=40,
+    probe_clips=120,
+    rvq_steps=20,
+    muq_steps=20,
+    batch_size=4,
+    crop_seconds=2.0,
+    probe_seconds=2.0,
+    probe_seeds=1,
+)
+
+
+def run(workdir: Path, audio: Path | None, size: Size) -> int:
+    """Does whatever of the quickstart is not done yet and returns an exit status.
+
+    Raises:
+      UserError: no usable audio, or the work directory belongs to another quickstart.
+    """
+    settings = {"audio": None if audio is None else str(audio.resolve()), **dataclasses.asdict(size)}
+    finished = _finished(workdir, settings)
+    if finished:
+        print(f"already done: open {workdir / REPORT}\n\n{finished['summary']}")
+        return DONE
+    began = time.monotonic()
+    corpus = own_corpus(audio, workdir) if audio else toy_corpus(size.toy_clips, size.probe_clips)
+    for name, fact in corpus.facts.items():
+        print(f"{name}: {fact}")
+
+    _say(f"1/4 fit a Mel-RVQ, {size.rvq_steps} steps: it makes the tokens")
+    if train.run(rvq_configuration(size, corpus), workdir / "mel_rvq").status == "interrupted":
+        return INTERRUPTED
+    _say(f"2/4 pretrain a small MuQ, {size.muq_steps} steps: it predicts the tokens of what it does not hear")
+    if train.run(muq_configuration(size, corpus, workdir), workdir / "muq").status == "interrupted":
+        return INTERRUPTED
+
+    muq = MuQ.from_pretrained(workdir / "muq")
+    muq.save_pretrained(workdir / "model")
+    _say("3/4 features and probes" if corpus.tasks else f"3/4 {corpus.why_no_probe}")
+    probe = _probe(corpus, muq, size) if corpus.tasks else None
+    _say("4/4 report")
+    minutes = (time.monotonic() - began) / 60
+    facts = {
+        "command": "python -m experiments.quickstart" + (" --audio FOLDER" if audio else ""),
+        "time": f"{minutes:.1f} min since the last start",
+    }
+    numbers = _report(workdir, corpus, muq, probe, facts)
+    content = {
+        "settings": settings,
+        "summary": numbers,
+        "probe": dataclasses.asdict(probe) if probe else None,
+    }
+    (workdir / SETTINGS_FILE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    print(f"\n{numbers}\n\n{minutes:.1f} min. Open {workdir / REPORT}; the model is in {workdir / 'model'}")
+    return DONE
+
+
+def rvq_configuration(size: Size, corpus: Corpus) -> ConfigDict:
+    """`mel_rvq.py` with fewer steps, made up for by a higher learning rate."""
+    config = mel_rvq_config.get_config(size.variant)
+    config.data.source = corpus.source
+    config.data.batch_size = size.batch_size
+    config.data.crop_seconds = size.crop_seconds
+    config.optim.peak_lr = 1e-3
+    config.train.num_steps = size.rvq_steps
+    config.train.log_every = max(1, size.rvq_steps // 10)
+    config.train.eval_every = max(1, size.rvq_steps // 2)
+    config.train.checkpoint_every = max(1, size.rvq_steps // 3)
+    return config
+
+
+def muq_configuration(size: Size, corpus: Corpus, workdir: Path) -> ConfigDict:
+    """`muq.py` made small: 1 M parameters learn more in minutes than the 7 M of `tiny`."""
+    config = muq_config.get_config(size.variant)
+    config.targets.rvq = str(workdir / "mel_rvq")
+    config.data.source = corpus.source
+    config.data.batch_size = size.batch_size
+    config.data.crop_seconds = size.crop_seconds
+    if size.variant == "tiny":
+        config.model.conv_channels = 32
+        config.model.conformer.width = 128
+        config.model.conformer.num_layers = 4
+        config.model.conformer.ffn_width = 512
+    config.optim.peak_lr = 2e-3
+    config.optim.warmup_steps = size.muq_steps // 10
+    config.train.num_steps = size.muq_steps
+    config.train.log_every = max(1, size.muq_steps // 20)
+    config.train.eval_every = max(1, size.muq_steps // 5)
+    config.train.checkpoint_every = max(1, size.muq_steps // 5)
+    return config
+
+
+def _finished(workdir: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """What a finished quickstart with these settings left in the work directory; None if there is none.
+
+    Raises:
+      UserError: one with other settings did.
+    """
+    path = workdir / SETTINGS_FILE
+    if not path.exists():
+        return None
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if content["settings"] != settings:
+        raise UserError(
+            f"{workdir}: holds a quickstart with other settings (audio: {content['settings']['audio']}, "
+            f"{content['settings']['muq_steps']} steps); give another --workdir"
+        )
+    return content
+
+
+def _probe(corpus: Corpus, muq: MuQ, size: Size) -> Probe:
+    seconds = size.probe_seconds
+    features = {LOG_MEL: [log_mel_statistics(corpus.clips, clip_seconds=seconds)]}
+    for name, encoder in ((UNTRAINED, untrained(muq, seed=0)), (TRAINED, muq)):
+        features[name] = [hidden_state_means(encoder, corpus.clips, clip_seconds=seconds, name=name)]
+    results = [
+        result
+        for task in corpus.tasks
+        for result in run_task(task, corpus.clips, features, num_seeds=size.probe_seeds)
+    ]
+    print(markdown_table(table_rows(results)))
+    return Probe(table_rows(results), layer_rows(results), TRAINED)
+
+
+def _report(workdir: Path, corpus: Corpus, muq: MuQ, probe: Probe | None, facts: dict[str, str]) -> str:
+    """Writes the page and returns the main numbers as text."""
+    rvq_rows, muq_rows = (read_rows(workdir / name / METRICS_FILE) for name in ("mel_rvq", "muq"))
+    report_quickstart(
+        workdir / REPORT,
+        corpus=corpus.facts,
+        models=(MelRVQ.from_pretrained(workdir / "mel_rvq"), muq),
+        metrics=(rvq_rows, muq_rows),
+        probe=probe,
+        why_no_probe=corpus.why_no_probe,
+        track=Track(corpus.track, corpus.chords),
+        configs={
+            f"{name}/config.json": (workdir / name / train.CONFIG_FILE).read_text()
+            for name in ("mel_rvq", "muq")
+        },
+        facts=facts,
+    )
+    return summary(muq_rows, probe)
+
+
+def _say(text: str) -> None:
+    print(f"\n{text}", flush=True)
+
+
+def _set_up_logging() -> None:
+    """Shows the training's own lines, one for each row of metrics, and nothing of the libraries'."""
+    logger = logging.getLogger("muq_jax")
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("  %(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    absl_logging.set_verbosity(absl_logging.FATAL)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.quickstart", description=__doc__, formatter_class=raw
+    )
+    parser.add_argument(
+        "--audio", type=Path, metavar="FOLDER", help="a folder of your own music (default: toy_music)"
+    )
+    parser.add_argument("--workdir", type=Path, default=Path("runs/quickstart"), help="default: %(default)s")
+    parser.add_argument(
+        "--smoke", action="store_true", help="the shortest form: everything runs, nothing is learned"
+    )
+    options = parser.parse_args(argv)
+    _set_up_logging()
+    try:
+        return run(options.workdir, options.audio, SMOKE if options.smoke else FULL)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

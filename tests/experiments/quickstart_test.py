@@ -1,0 +1,166 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from experiments import quickstart
+from experiments.quickstart_corpus import MIN_CLIPS_A_CLASS, own_corpus, toy_corpus
+from muq_jax.cli import DONE, FAILED, INTERRUPTED
+
+ROOT = Path(__file__).parents[2]
+
+
+def music(folder: Path, names, seconds: float = 3.0) -> Path:
+    """Short tones, each file another pitch."""
+    for i, name in enumerate(names):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        time_s = np.arange(round(seconds * 24_000)) / 24_000
+        soundfile.write(path, 0.3 * np.sin(2 * np.pi * (200 + 30 * i) * time_s), 24_000)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    return toy_corpus(20, 12)
+
+
+def test_toy_corpus_keeps_what_is_probed_out_of_pretraining(corpus):
+    assert corpus.source == "toy_music:20"
+    assert Counter(clip.split for clip in corpus.clips) == {"train": 6, "val": 2, "test": 4}
+    pretraining = {np.asarray(clip["wave"]).tobytes() for clip in _source(corpus.source)}
+    assert not pretraining & {clip.load().tobytes() for clip in corpus.clips}
+    assert corpus.track.shape == (30 * 24_000,) and corpus.chords
+    assert {task.label for task in corpus.tasks} <= set(corpus.clips[0].labels)
+
+
+def _source(spec):
+    from muq_jax.data.sources import make_source
+
+    source = make_source(spec)
+    return (source[i] for i in range(len(source)))
+
+
+def test_subfolders_are_labels_and_every_split_has_all_of_them(tmp_path):
+    names = [f"{kind}/{i}.wav" for kind in ("folk", "jazz") for i in range(MIN_CLIPS_A_CLASS)]
+    folder = music(tmp_path / "music", [*names, "rare/1.wav", "loose.wav"])
+    corpus = own_corpus(folder, tmp_path / "run")
+    found = Counter((clip.split, clip.labels["folder"]) for clip in corpus.clips)
+    assert set(found) == {(split, kind) for split in ("train", "val", "test") for kind in ("folk", "jazz")}
+    assert sum(found.values()) == 2 * MIN_CLIPS_A_CLASS
+    assert len(corpus.tasks) == 1 and "folk, jazz" in corpus.facts["labels"]
+    assert corpus.track.shape == (72_000,)
+    by_pitch = {np.abs(np.fft.rfft(clip.load())).argmax() for clip in corpus.clips}
+    assert len(by_pitch) == len(corpus.clips), "every clip loads its own audio"
+
+
+def test_a_flat_folder_has_no_labels_and_says_so(tmp_path):
+    corpus = own_corpus(music(tmp_path / "music", ["a.wav", "b.flac", "c.wav"]), tmp_path / "run")
+    assert corpus.tasks == () and corpus.clips == []
+    assert corpus.why_no_probe.startswith("No labels: probe skipped.")
+    rows = [json.loads(line) for line in (tmp_path / "run" / "clips.jsonl").read_text().splitlines()]
+    assert all("split" not in row for row in rows), "three files are too few to hold some back"
+
+
+def test_a_broken_file_is_left_out_and_named(tmp_path):
+    folder = music(tmp_path / "music", [f"{i}.wav" for i in range(4)])
+    (folder / "broken.mp3").write_bytes(b"not music")
+    corpus = own_corpus(folder, tmp_path / "run")
+    assert "broken.mp3" in corpus.facts["left out"]
+    assert corpus.facts["used"].startswith("4 files")
+
+
+def test_a_folder_is_prepared_once(tmp_path):
+    folder = music(tmp_path / "music", ["a.wav", "b.wav"])
+    own_corpus(folder, tmp_path / "run")
+    before = (tmp_path / "run" / "corpus" / "manifest.jsonl").stat().st_mtime_ns
+    own_corpus(folder, tmp_path / "run")
+    assert (tmp_path / "run" / "corpus" / "manifest.jsonl").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty", "no audio"])
+def test_a_bad_folder_ends_with_a_message(kind, tmp_path, capsys):
+    folder = tmp_path / "music"
+    if kind != "missing":
+        folder.mkdir()
+    if kind == "no audio":
+        (folder / "song.mp3").write_bytes(b"not music")
+    assert quickstart.main(["--audio", str(folder), "--workdir", str(tmp_path / "run")]) == FAILED
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and "Traceback" not in error
+    assert not (tmp_path / "run" / quickstart.REPORT).exists()
+
+
+def test_another_quickstart_s_work_directory_is_refused(tmp_path, capsys):
+    settings = {"audio": "/elsewhere", "muq_steps": 7}
+    (tmp_path / quickstart.SETTINGS_FILE).write_text(json.dumps({"settings": settings, "summary": ""}))
+    assert quickstart.main(["--smoke", "--workdir", str(tmp_path)]) == FAILED
+    assert "/elsewhere" in capsys.readouterr().err
+
+
+def test_the_configurations_are_those_of_training_made_smaller(corpus, tmp_path):
+    rvq = quickstart.rvq_configuration(quickstart.FULL, corpus)
+    muq = quickstart.muq_configuration(quickstart.FULL, corpus, tmp_path)
+    assert rvq.train.num_steps == quickstart.FULL.rvq_steps and rvq.data.source == "toy_music:20"
+    assert muq.targets.rvq == str(tmp_path / "mel_rvq") and muq.model.conformer.width == 128
+    assert muq.optim.schedule == "warmup_linear"
+
+
+def command(workdir: Path, *more: str) -> list[str]:
+    return [sys.executable, "-m", "experiments.quickstart", "--smoke", "--workdir", str(workdir), *more]
+
+
+@pytest.mark.slow
+def test_the_shortest_quickstart_ends_in_a_report_and_a_second_one_changes_nothing(tmp_path):
+    workdir = tmp_path / "run"
+    first = subprocess.run(command(workdir), cwd=ROOT, capture_output=True, text=True)
+    assert first.returncode == DONE, first.stderr
+    html = (workdir / "report" / "index.html").read_text()
+    for title in ("Health", "Tokens: the Mel-RVQ", "Pretraining", "What the features know", "One track"):
+        assert title in html
+    assert "https://" not in html and html.count("<img") >= 10
+    assert "cross-entropy" in first.stdout and str(workdir / "report" / "index.html") in first.stdout
+    assert (workdir / "model" / "model.safetensors").exists()
+    probe = json.loads((workdir / quickstart.SETTINGS_FILE).read_text())["probe"]
+    assert {row["encoder"] for row in probe["rows"]} == {
+        "most frequent class", "log-mel", "untrained", quickstart.TRAINED
+    }  # fmt: skip
+
+    stamps = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
+    second = subprocess.run(command(workdir), cwd=ROOT, capture_output=True, text=True)
+    assert second.returncode == DONE and "already done" in second.stdout
+    assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*")} == stamps
+
+
+@pytest.mark.slow
+def test_one_s_own_music_without_labels_gets_a_report_without_a_probe(tmp_path):
+    folder = music(tmp_path / "music", [f"{i}.wav" for i in range(12)])
+    workdir = tmp_path / "run"
+    done = subprocess.run(command(workdir, "--audio", str(folder)), cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == DONE, done.stderr
+    assert "No labels: probe skipped" in done.stdout
+    assert "No labels: probe skipped" in (workdir / "report" / "index.html").read_text()
+
+
+@pytest.mark.slow
+def test_an_interrupted_quickstart_goes_on(tmp_path):
+    workdir = tmp_path / "run"
+    process = subprocess.Popen(command(workdir), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    metrics = workdir / "mel_rvq" / "metrics.jsonl"
+    while not metrics.exists() and process.poll() is None:
+        time.sleep(0.2)
+    os.kill(process.pid, signal.SIGINT)
+    process.communicate()
+    assert process.returncode == INTERRUPTED
+    assert not (workdir / quickstart.REPORT).exists()
+    done = subprocess.run(command(workdir), cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == DONE, done.stderr
+    assert (workdir / quickstart.REPORT).exists()

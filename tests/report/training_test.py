@@ -1,0 +1,100 @@
+import json
+
+import numpy as np
+import pytest
+
+from muq_jax.errors import UserError
+from muq_jax.report.training import health_section, prediction_cards, report_training, run_facts, rvq_cards
+
+
+def muq_row(step: int, split: str = "train", **changes):
+    row = {
+        "split": split,
+        "step": step,
+        "loss": 5.0,
+        "ce": [4.0, 6.0],
+        "unigram_ce": [5.0, 5.5],
+        "accuracy": [0.2, 0.1],
+        "num_codes": 1024,
+        "audio_hours": step / 100,
+        "grad_norm": 1.0,
+        "learning_rate": 1e-3,
+        "audio_seconds_per_second": 50.0,
+    }
+    return row | changes
+
+
+def rvq_row(step: int):
+    return {
+        "split": "train",
+        "step": step,
+        "error": [1.0, 0.5],
+        "codes_used": [900, 800],
+        "codes_perplexity": [300.0, 200.0],
+        "num_codes": 1024,
+        "audio_hours": 0.5,
+    }
+
+
+def write(workdir, rows):
+    workdir.mkdir(exist_ok=True)
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_a_muq_run_is_reported_with_skipped_windows_and_health(tmp_path):
+    skipped = {"loss": None, "ce": None, "unigram_ce": None, "accuracy": None, "grad_norm": None}
+    health = {"split": "health", "step": 30, "check": "x", "message": "book 3 uses 40 of 1024 codes: do this"}
+    rows = [muq_row(10), muq_row(20, **skipped), muq_row(30), health, muq_row(30, "valid")]
+    write(tmp_path / "run", rows)
+    (tmp_path / "run" / "config.json").write_text(json.dumps({"optim": {"peak_lr": 1e-3}}))
+    path = report_training(tmp_path / "run")
+    assert path == tmp_path / "run" / "report" / "index.html"
+    html = path.read_text()
+    for wanted in (
+        "Pretraining MuQ",
+        "book 3 uses 40 of 1024 codes: do this",
+        "peak_lr",
+        "1 of 2",
+        "step 30",
+        "jax",
+    ):
+        assert wanted in html
+
+
+def test_a_mel_rvq_run_is_reported(tmp_path):
+    write(tmp_path / "run", [rvq_row(10), rvq_row(20)])
+    html = report_training(tmp_path / "run").read_text()
+    assert "Fitting a Mel-RVQ" in html and "800 of 1,024" in html and "no check found anything wrong" in html
+
+
+def test_a_run_of_one_row_is_reported(tmp_path):
+    write(tmp_path / "run", [muq_row(5)])
+    assert report_training(tmp_path / "run").exists()
+
+
+def test_a_run_without_metrics_is_the_users_mistake(tmp_path):
+    with pytest.raises(UserError, match="no training metrics yet"):
+        report_training(tmp_path)
+
+
+def test_cards_take_validation_where_there_is_one():
+    rows = [muq_row(10, ce=[3.0, 3.0]), muq_row(10, "valid")]
+    assert [card.value for card in prediction_cards(rows)] == ["5.00", "1 of 2"]
+    assert "validation" in prediction_cards(rows)[0].meaning
+    assert prediction_cards(rows[:1])[0].value == "3.00"
+    assert f"{np.log(1024):.2f}" in prediction_cards(rows)[0].meaning
+    assert [card.value for card in rvq_cards([rvq_row(1)])] == ["1.00 to 0.50", "800 of 1,024"]
+
+
+def test_health_names_the_run():
+    section = health_section({"Mel-RVQ": [rvq_row(1)], "MuQ": []})
+    assert [note.text for note in section.blocks] == [
+        "Mel-RVQ: no check found anything wrong.",
+        "MuQ: no check found anything wrong.",
+    ]
+
+
+def test_facts_trace_the_numbers():
+    facts = run_facts()
+    assert set(facts) == {"date", "device", "versions"}
+    assert "cpu" in facts["device"] and "numpy" in facts["versions"]
