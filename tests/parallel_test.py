@@ -1,0 +1,95 @@
+import jax
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from muq_jax import parallel
+from muq_jax.errors import UserError
+
+
+@pytest.mark.parametrize(
+    "data, fsdp, expected",
+    [(-1, 1, (8, 1)), (1, -1, (1, 8)), (2, 4, (2, 4)), (-1, 4, (2, 4)), (8, 1, (8, 1))],
+)
+def test_mesh_takes_all_devices(data, fsdp, expected):
+    mesh = parallel.make_mesh(data, fsdp)
+    assert (mesh.shape["data"], mesh.shape["fsdp"]) == expected
+    assert all(kind == jax.sharding.AxisType.Auto for kind in mesh.axis_types)
+
+
+@pytest.mark.parametrize("data, fsdp", [(3, 1), (-1, 3), (2, 2), (-1, -1), (0, 8), (16, 1)])
+def test_a_mesh_that_does_not_fit_is_named(data, fsdp):
+    with pytest.raises(UserError, match=rf"mesh\.data={data} and mesh\.fsdp={fsdp} do not fit 8 devices"):
+        parallel.make_mesh(data, fsdp)
+
+
+def specs(shapes, mesh, **kwargs):
+    abstract = jax.tree.map(
+        lambda shape: jax.ShapeDtypeStruct(shape, np.float32), shapes, is_leaf=lambda x: isinstance(x, tuple)
+    )
+    return jax.tree.map(lambda s: s.spec, parallel.state_shardings(abstract, mesh, **kwargs))
+
+
+def test_large_leaves_are_split_along_their_largest_divisible_dimension():
+    shapes = {
+        "kernel": (12, 512, 2048),
+        "odd": (1026, 4 * 75),
+        "small": (64, 64),
+        "nothing_divides": (513, 513),
+        "scalar": (),
+    }
+    found = specs(shapes, parallel.make_mesh(2, 4))
+    assert found == {
+        "kernel": P(None, None, "fsdp"),
+        "odd": P(None, "fsdp"),
+        "small": P(),
+        "nothing_divides": P(),
+        "scalar": P(),
+    }
+
+
+def test_the_first_rule_that_matches_decides():
+    shapes = {"params": {"head": {"kernel": (1024, 8192)}, "bias": (1024,)}}
+    rules = [("head/kernel$", P("fsdp", None)), ("head", P(None, "fsdp")), ("bias", P("fsdp"))]
+    found = specs(shapes, parallel.make_mesh(2, 4), rules=rules)
+    assert found == {"params": {"head": {"kernel": P("fsdp", None)}, "bias": P("fsdp")}}
+
+
+def test_without_fsdp_everything_is_replicated():
+    assert specs({"kernel": (4096, 4096)}, parallel.make_mesh(8, 1)) == {"kernel": P()}
+
+
+def test_host_rows_of_one_host_are_all_rows():
+    assert parallel.host_rows(parallel.make_mesh(2, 4), 24) == (0, 24)
+
+
+def test_a_batch_that_does_not_divide_is_named():
+    with pytest.raises(UserError, match=r"data\.batch_size=12 .* multiple of 8"):
+        parallel.host_rows(parallel.make_mesh(2, 4), 12)
+
+
+def test_put_batch_keeps_rows_in_order_and_leaves_names_behind():
+    mesh = parallel.make_mesh(2, 4)
+    batch = {"wave": np.arange(48, dtype=np.float32).reshape(16, 3), "row": np.arange(16), "id": ["x"] * 16}
+    with jax.transfer_guard("disallow"):
+        placed = parallel.put_batch(batch, mesh)
+    assert set(placed) == {"wave", "row"}
+    assert placed["wave"].sharding == parallel.batch_sharding(mesh)
+    assert placed["wave"].addressable_shards[0].data.shape == (2, 3)
+    np.testing.assert_array_equal(placed["wave"], batch["wave"])
+
+
+def test_split_rows_gives_every_row_once():
+    rows = jax.numpy.arange(12)
+    parts = parallel.split_rows({"row": rows, "wave": rows[:, None] * 10}, 3)
+    np.testing.assert_array_equal(parts["row"], [[0, 3, 6, 9], [1, 4, 7, 10], [2, 5, 8, 11]])
+    np.testing.assert_array_equal(parts["wave"][..., 0], parts["row"] * 10)
+
+
+def test_split_rows_moves_nothing_between_devices():
+    mesh = parallel.make_mesh(2, 4)
+    batch = {"wave": jax.ShapeDtypeStruct((32, 5), np.float32, sharding=parallel.batch_sharding(mesh))}
+    out = jax.sharding.NamedSharding(mesh, P(None, ("data", "fsdp")))
+    split = jax.jit(lambda b: parallel.split_rows(b, 4), out_shardings=out)
+    text = split.lower(batch).compile().as_text()
+    assert not any(word in text for word in ("all-gather", "all-to-all", "collective-permute"))
