@@ -1,5 +1,7 @@
 """Depthwise convolution over time, in two implementations with the same values and gradients."""
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -19,7 +21,7 @@ def depthwise_conv(x: Array, kernel: Array, impl: str = "auto") -> Array:
         kernel: [taps, C], taps odd.
         impl: "shift" adds up shifted products, "lax" is XLA's grouped convolution, "auto" is "shift" where the
             program is compiled for a CPU, on which the gradient of the other one inside of a scan takes 70 times
-            as long, and "lax" elsewhere.
+            as long, and "lax" elsewhere. "shift" has a reverse-mode derivative only.
     """
     match impl:
         case "shift":
@@ -31,14 +33,34 @@ def depthwise_conv(x: Array, kernel: Array, impl: str = "auto") -> Array:
             return jax.lax.platform_dependent(x, kernel, cpu=_shifted_products, default=_grouped_convolution)
 
 
+def _shifted(x: Array, taps: int) -> Callable[[Array], Array]:
+    """Returns the function k -> x[t + k - (taps - 1) / 2], float32."""
+    padded = jnp.pad(x.astype(jnp.float32), ((0, 0), (taps // 2, taps // 2), (0, 0)))
+    return lambda k: jax.lax.dynamic_slice_in_dim(padded, k, x.shape[1], axis=1)
+
+
+# A loop, not 31 unrolled terms, and a gradient made of two such loops, not the one that tracing finds: a training
+# step of a small encoder compiles in half the time (4.5 s against 8.5 s of CPU) and needs a third less memory.
+@jax.custom_vjp
 def _shifted_products(x: Array, kernel: Array) -> Array:
-    taps, half, length = kernel.shape[0], kernel.shape[0] // 2, x.shape[1]
-    # Summed in float32, as the convolution does inside.
-    padded = jnp.pad(x, ((0, 0), (half, half), (0, 0))).astype(jnp.float32)
-    y = padded[:, :length] * kernel[0]
-    for k in range(1, taps):
-        y = y + padded[:, k : k + length] * kernel[k]
-    return y.astype(x.dtype)
+    shifted, kernel = _shifted(x, kernel.shape[0]), jnp.asarray(kernel)
+    # Summed in float32, as the grouped convolution is inside.
+    zeros = jnp.zeros_like(x, jnp.float32)
+    return jax.lax.fori_loop(0, len(kernel), lambda k, y: y + shifted(k) * kernel[k], zeros).astype(x.dtype)
+
+
+def _shifted_products_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _shifted_products(x, kernel), (x, kernel)
+
+
+def _shifted_products_backward(saved: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    shifted = _shifted(x, kernel.shape[0])
+    dkernel = jax.lax.map(lambda k: jnp.sum(shifted(k) * dy, axis=(0, 1)), jnp.arange(len(kernel)))
+    return _shifted_products(dy, kernel[::-1]), dkernel.astype(kernel.dtype)
+
+
+_shifted_products.defvjp(_shifted_products_forward, _shifted_products_backward)
 
 
 def _grouped_convolution(x: Array, kernel: Array) -> Array:

@@ -1,0 +1,132 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from muq_jax.errors import UserError
+from muq_jax.models.config import (
+    PRESETS,
+    MelRVQConfig,
+    MuQConfig,
+    from_upstream_json,
+    mel_rvq_from_json,
+    mel_rvq_to_json,
+    muq_config,
+    to_upstream_json,
+)
+from muq_jax.nn.conformer import ConformerConfig
+from muq_jax.quantize.rvq import RVQConfig
+
+RELEASED = Path(__file__).parents[1] / "golden" / "muq_large_state_dict.json"
+
+
+def through_json(config):
+    return from_upstream_json(json.loads(json.dumps(to_upstream_json(config))))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_is_written_in_upstreams_own_keys(name):
+    assert "muq_jax" not in to_upstream_json(PRESETS[name])
+    assert through_json(PRESETS[name]) == PRESETS[name]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        muq_config("tiny", label_rate=50),
+        muq_config("tiny", conformer={"remat": False, "conv_impl": "lax", "batch_norm_groups": 2}),
+        muq_config("tiny", rvq={"num_codes": 64, "code_dim": 4, "hidden_dim": 9}, num_codes=64),
+        muq_config("tiny", rvq={"num_codes": 2048}, num_codes=2048),
+        muq_config("tiny", rvq=None, num_books=1, num_codes=4096),
+        muq_config("tiny", rvq=None, num_books=3, num_codes=100),
+        muq_config("tiny", num_books=4, rvq={"num_projection_layers": 2}),
+        muq_config("tiny", mel_reconstruction_weight=0.5, mask_noise_std=0.2, mask_prob=0.3),
+        muq_config("tiny", mel={"mean": 1.5, "std": 2.5, "num_mels": 80, "stft": "matmul"}),
+    ],
+)
+def test_what_upstream_cannot_express_survives_the_file(config):
+    assert through_json(config) == config
+
+
+def test_the_released_configuration_is_large():
+    released = json.loads(RELEASED.read_text())["config"]
+    assert from_upstream_json(released) == PRESETS["large"] == MuQConfig()
+    written = to_upstream_json(PRESETS["large"])
+    del released["stat"]["melspec_2048_cnt"]
+    del released["w2v2_config"]["num_hidden_layers"]  # upstream overrides it by encoder_depth
+    del written["w2v2_config"]["num_hidden_layers"]
+    assert {key: written[key] for key in released} == released
+
+
+def test_the_presets_are_those_of_the_table():
+    sizes = {
+        name: (c.conformer.width, c.conformer.num_layers, c.conformer.num_heads, c.conformer.ffn_width, c.conv_channels)
+        for name, c in PRESETS.items()
+    }
+    assert sizes == {
+        "smoke": (64, 2, 4, 128, 8),
+        "tiny": (192, 6, 4, 768, 64),
+        "base": (512, 12, 8, 2048, 256),
+        "large": (1024, 12, 16, 4096, 512),
+    }
+
+
+def test_sizes_that_follow_from_others_follow():
+    assert PRESETS["large"].frames_per_token == 4
+    fast = muq_config("large", label_rate=50)
+    assert (fast.frames_per_token, fast.rvq.input_dim) == (2, 256)
+    assert muq_config("large", mel={"num_mels": 80}).rvq.input_dim == 320
+    assert fast.mel_rvq == MelRVQConfig(rvq=fast.rvq, label_rate=50)
+    assert not fast.mel_reconstruction and muq_config("tiny", mel_reconstruction_weight=0.1).mel_reconstruction
+
+
+def test_a_nested_configuration_may_be_given_whole():
+    conformer = ConformerConfig(width=8, num_layers=1, num_heads=2, ffn_width=8)
+    assert muq_config("tiny", conformer=conformer).conformer == conformer
+    rvq = RVQConfig(num_books=2, input_dim=512)
+    assert muq_config("tiny", rvq=rvq, num_books=2).rvq == rvq
+
+
+def test_a_mel_rvq_has_a_file_of_its_own():
+    config = MelRVQConfig(rvq=RVQConfig(num_books=2, input_dim=256), label_rate=50)
+    data = json.loads(json.dumps(mel_rvq_to_json(config)))
+    assert data["model_type"] == "mel_rvq"
+    assert mel_rvq_from_json(data) == config
+
+
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        ({"conformer": {"num_layer": 3}}, "no field 'conformer.num_layer'.*did you mean 'num_layers'"),
+        ({"labelrate": 50}, "no field 'labelrate'.*did you mean 'label_rate'"),
+        ({"label_rate": 30}, r"label_rate must be one of \(25, 50\).*found 30"),
+        ({"mel": {"hop_length": 250}}, "100 frames per second, found 24000 / 250"),
+        ({"mel": {"num_mels": 126}}, "multiple of 4, found 126"),
+        ({"rvq": {"input_dim": 100}}, "rvq.input_dim is 100; 4 stacked frames of 128"),
+        ({"num_books": 9}, "9 heads of 1024 classes cannot predict rvq's 8 books"),
+        ({"num_codes": 100}, "8 heads of 100 classes cannot predict"),
+    ],
+)
+def test_a_mistake_is_named(overrides, message):
+    with pytest.raises(UserError, match=message):
+        muq_config("tiny", **overrides)
+
+
+def test_an_unknown_preset_is_named():
+    with pytest.raises(UserError, match="'huge'; there are smoke, tiny, base, large"):
+        muq_config("huge")
+
+
+def test_what_this_muq_cannot_do_is_refused():
+    data = to_upstream_json(PRESETS["smoke"])
+    relative = {**data, "w2v2_config": {**data["w2v2_config"], "position_embeddings_type": "relative"}}
+    with pytest.raises(UserError, match="position_embeddings_type is 'relative'; only 'rotary'"):
+        from_upstream_json(relative)
+    with pytest.raises(UserError, match="the key 'encoder_dim' of a MuQ configuration is missing"):
+        from_upstream_json({key: value for key, value in data.items() if key != "encoder_dim"})
+
+
+def test_a_muq_without_a_mel_rvq_says_so():
+    with pytest.raises(UserError, match="carries no Mel-RVQ"):
+        _ = dataclasses.replace(PRESETS["smoke"], rvq=None).mel_rvq
