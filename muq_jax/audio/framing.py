@@ -57,38 +57,35 @@ def reflect_pad(wave: Array, num_samples: Array | None = None, pad: int = PAD) -
     return body + _place(tail, pad + end, length + 2 * pad)
 
 
-def _skips(start: Array, room: int) -> list[tuple[int, Array]]:
-    """Splits each `start` (int [B], 0 to `room`) into static steps that a row either makes or not (bool [B]).
-
-    The steps add up to `room`. All but the first are powers of two, so that a row's bits say which it makes;
-    the first is what the others leave.
-    """
-    if not room:
-        return []
-    bits = room.bit_length() - 1
-    first = room + 1 - 2**bits
-    is_far = start >= first
-    rest = jnp.where(is_far, start - first, start)
-    return [(first, is_far), *((2**k, rest >> k & 1 == 1) for k in reversed(range(bits)))]
-
-
 def _take(wave: Array, start: Array, size: int) -> Array:
-    """`wave[b, start[b] : start[b] + size]` for each row b, [B, size], by slices and selects.
-
-    Each step drops a row's first or last samples and about halves the rest: twice the wave is read in all.
-    """
-    for step, skip in _skips(start, wave.shape[1] - size):
-        wave = jnp.where(skip[:, None], wave[:, step:], wave[:, :-step])
-    return wave
+    """`wave[b, start[b] : start[b] + size]` for each row b, [B, size]: two whole blocks by a mask, then a
+    roll."""
+    batch, length = wave.shape
+    num_blocks = length // size + 2  # so that there is always a second one
+    blocks = jnp.pad(wave, ((0, 0), (0, num_blocks * size - length))).reshape(batch, num_blocks, size)
+    index = (start // size)[:, None]
+    pair = [
+        jnp.where((jnp.arange(num_blocks) == index + i)[..., None], blocks, 0).sum(axis=1) for i in range(2)
+    ]
+    return _roll(jnp.concatenate(pair, axis=1), 2 * size - start % size)[:, :size]
 
 
 def _place(segment: Array, start: Array, length: int) -> Array:
     """Zeros [B, length] with `segment[b]` written at `start[b]`: `_take` backwards."""
-    for step, skip in reversed(_skips(start, length - segment.shape[1])):
-        before = jnp.pad(segment, ((0, 0), (step, 0)))
-        after = jnp.pad(segment, ((0, 0), (0, step)))
-        segment = jnp.where(skip[:, None], before, after)
-    return segment
+    batch, size = segment.shape
+    num_blocks = length // size + 2
+    pair = _roll(jnp.pad(segment, ((0, 0), (0, size))), start % size).reshape(batch, 2, 1, size)
+    index = (start // size)[:, None]
+    blocks = [jnp.where((jnp.arange(num_blocks) == index + i)[..., None], pair[:, i], 0) for i in range(2)]
+    return (blocks[0] + blocks[1]).reshape(batch, num_blocks * size)[:, :length]
+
+
+def _roll(rows: Array, shift: Array) -> Array:
+    """Rolls each row of [B, N] to the right by its own `shift` (int [B], at least 0), one bit of it at a
+    time."""
+    for bit in range(rows.shape[1].bit_length()):
+        rows = jnp.where((shift >> bit & 1 == 1)[:, None], jnp.roll(rows, 2**bit, axis=1), rows)
+    return rows
 
 
 def hop_frames(padded: Array, frames: int, n_fft: int, hop_length: int = HOP_LENGTH) -> Array:

