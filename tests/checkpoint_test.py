@@ -142,7 +142,8 @@ def test_a_full_disk_is_explained_and_leaves_the_older_checkpoint(saved):
         from muq_jax.checkpoint import Checkpoints
         from muq_jax.errors import UserError
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        items = {{"params": {{"x": jax.random.normal(jax.random.key(0), (10**6,))}}, "opt": {{}}, "model_state": {{}}}}
+        params = {{"x": jax.random.normal(jax.random.key(0), (10**6,))}}
+        items = {{"params": params, "opt": {{}}, "model_state": {{}}}}
         jax.block_until_ready(items)
         checkpoints = Checkpoints(Path({str(saved)!r}))
         resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))

@@ -1,0 +1,41 @@
+import jax
+import numpy as np
+import pytest
+
+from muq_jax.models.config import MelRVQConfig, muq_config
+from muq_jax.models.muq import MuQModel
+from muq_jax.train.flops import mel_rvq_training_flops, muq_training_flops
+
+
+@pytest.mark.parametrize("label_rate", [25, 50])
+def test_muq_count_is_the_compilers(label_rate):
+    """XLA's count of the forward pass, with one layer, since it counts a scan's body once, and no remat."""
+    config = muq_config(
+        "smoke", label_rate=label_rate, conformer={"num_layers": 1, "remat": False, "conv_impl": "lax"}
+    )
+    seconds = 2
+    model = MuQModel(config)
+    mel = jax.ShapeDtypeStruct((1, 100 * seconds, 128), np.float32)
+
+    def logits(variables, mel):
+        return model.apply(variables, mel, method="encode").logits
+
+    variables = jax.eval_shape(lambda key, mel: model.init(key, mel, method="encode"), jax.random.key(0), mel)
+    counted = jax.jit(logits).lower(variables, mel).compile().cost_analysis()["flops"]
+    ours = muq_training_flops(config, 24_000 * seconds) / 3
+    assert ours == pytest.approx(counted, rel=0.1)
+
+
+def test_large_is_the_sum_of_its_layers():
+    """30 s: 750 tokens through 12 layers and the heads, six convolutions of 512 channels before them."""
+    layer = 2 * 2 * 1024 * 4096 + 4 * 1024**2 + 2 * 750 * 1024 + 3 * 1024**2 + 31 * 1024
+    tokens = 750 * (12 * layer + 1024 * 8 * 1024)
+    first = 1500 * 64 * 9 * (512 + 512 * 512 + 512)
+    second = 750 * 32 * 9 * 3 * 512 * 512
+    linear = 750 * 512 * 32 * 1024
+    assert muq_training_flops(muq_config("large"), 720_000) == 6 * (tokens + first + second + linear)
+
+
+def test_mel_rvq_count():
+    per_token = 8 * (2 * 512 * 16 + 1024 * 16)
+    assert mel_rvq_training_flops(MelRVQConfig(), 24_000) == 6 * 25 * per_token
