@@ -58,6 +58,11 @@ def find(folder_or_hub_id: str | os.PathLike[str]) -> Path:
     raise UserError(f"There is no folder {text}. Give a model folder, with {CONFIG} and {WEIGHTS}.")
 
 
+def is_work_directory(folder: Path) -> bool:
+    """Whether a folder is a training run's work directory, with checkpoints instead of safetensors."""
+    return (folder / "checkpoints").is_dir()
+
+
 def model_type(config: Mapping[str, Any]) -> str | None:
     """Returns the kind of model that a `config.json` describes; None if that cannot be told.
 

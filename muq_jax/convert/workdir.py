@@ -12,11 +12,6 @@ from muq_jax.errors import UserError
 from muq_jax.models.config import MelRVQConfig, MuQConfig, from_upstream_json, mel_rvq_from_json
 
 
-def is_work_directory(folder: Path) -> bool:
-    """Whether a folder is a run's work directory, with checkpoints."""
-    return (folder / checkpoint.FOLDER).is_dir()
-
-
 def read_muq(folder: Path) -> tuple[MuQConfig, Tree]:
     """Returns configuration and variables of the MuQ that a run has trained.
 

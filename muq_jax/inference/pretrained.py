@@ -18,7 +18,7 @@ import numpy as np
 from muq_jax.convert import folder as model_folder
 from muq_jax.convert import mel_rvq as mel_rvq_names
 from muq_jax.convert import muq as muq_names
-from muq_jax.convert import rules, workdir
+from muq_jax.convert import rules
 from muq_jax.errors import UserError
 from muq_jax.inference.waves import as_clips, bucket, is_integer, pad_batch
 from muq_jax.inference.windows import Window, plan, window_tokens
@@ -110,8 +110,8 @@ class MuQ:
             UserError: no such folder, another kind of model, or weights that do not fit the configuration.
         """
         source = model_folder.find(folder_or_hub_id)
-        if workdir.is_work_directory(source):
-            return cls(*workdir.read_muq(source), dtype=dtype)
+        if model_folder.is_work_directory(source):
+            return cls(*_workdir().read_muq(source), dtype=dtype)
         data, tensors = model_folder.read(source, "muq")
         config = from_upstream_json(data)
         muq = cls(config, muq_names.from_torch_names(tensors, config, str(source)), dtype=dtype)
@@ -300,8 +300,8 @@ class MelRVQ:
                 configuration.
         """
         source = model_folder.find(folder_or_hub_id)
-        if workdir.is_work_directory(source):
-            return cls(*workdir.read_mel_rvq(source))
+        if model_folder.is_work_directory(source):
+            return cls(*_workdir().read_mel_rvq(source))
         data, tensors = model_folder.read(source, "mel_rvq", "muq")
         is_muq = model_folder.model_type(data) == "muq"
         config = from_upstream_json(data).mel_rvq if is_muq else mel_rvq_from_json(data)
@@ -352,3 +352,10 @@ class MelRVQ:
         """
         tensors = mel_rvq_names.to_torch_names(self.variables, self.config)
         model_folder.write(folder, mel_rvq_to_json(self.config), tensors, rules.params_sha256(tensors))
+
+
+def _workdir() -> Any:
+    """The reader of work directories. Imported late: Orbax takes as long to import as JAX."""
+    from muq_jax.convert import workdir
+
+    return workdir

@@ -1,0 +1,93 @@
+"""A run's work directory as a source of models. The checkpoints are saved as the training loop saves them."""
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.make_goldens import random_tensors, upstream_config
+from muq_jax import MelRVQ, MuQ
+from muq_jax.checkpoint import Checkpoints
+from muq_jax.convert import mel_rvq as mel_rvq_names
+from muq_jax.convert import muq as muq_names
+from muq_jax.convert import rules
+from muq_jax.errors import UserError
+from muq_jax.models.config import from_upstream_json, mel_rvq_to_json, to_upstream_json
+
+CONFIG = from_upstream_json(upstream_config())
+
+
+@pytest.fixture(scope="module")
+def variables():
+    shapes = rules.state_dict_shapes(muq_names.muq_table(CONFIG), muq_names.template(CONFIG))
+    return muq_names.from_torch_names(random_tensors(shapes), CONFIG)
+
+
+def save(workdir, params, model_state, described):
+    items = {"params": params, "opt": {"count": np.zeros(())}, "model_state": model_state}
+    with Checkpoints(workdir) as checkpoints:
+        checkpoints.save(7, jax.tree.map(jax.numpy.asarray, items), {"model": described})
+
+
+def assert_same(found, want):
+    found, want = dict(rules.flatten(found)), dict(rules.flatten(want))
+    assert found.keys() == want.keys()
+    for path, array in want.items():
+        np.testing.assert_array_equal(found[path], array, err_msg=path)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, variables):
+    workdir = tmp_path_factory.mktemp("muq") / "run"
+    state = {
+        "batch_stats": variables["batch_stats"],
+        "rvq": variables["rvq"],
+        "code_counts": np.ones((2, 1024)),
+    }
+    save(workdir, variables["params"], state, to_upstream_json(CONFIG))
+    return workdir
+
+
+def test_a_run_and_its_exported_folder_are_the_same_model(run, variables, tmp_path):
+    muq = MuQ.from_pretrained(run)
+    assert muq.config == CONFIG
+    assert_same(muq.variables, {name: variables[name] for name in ("params", "batch_stats", "rvq")})
+    muq.save_pretrained(tmp_path / "model")
+    digests = {
+        rules.params_sha256(muq_names.to_torch_names(source, CONFIG))
+        for source in (variables, muq.variables, MuQ.from_pretrained(tmp_path / "model").variables)
+    }
+    assert len(digests) == 1
+
+
+def test_the_mel_rvq_that_a_run_carries(run, variables):
+    rvq = MelRVQ.from_pretrained(run)
+    assert rvq.config == CONFIG.mel_rvq
+    assert_same(rvq.variables, variables["rvq"])
+
+
+def test_a_run_that_fits_a_mel_rvq(variables, tmp_path):
+    params, state = variables["rvq"]["params"], {"codebook_state": variables["rvq"]["codebook_state"]}
+    save(tmp_path / "run", params, state, mel_rvq_to_json(CONFIG.mel_rvq))
+    rvq = MelRVQ.from_pretrained(tmp_path / "run")
+    assert_same(rvq.variables, variables["rvq"])
+    assert "quantizers.1.codebook.weight" in mel_rvq_names.to_torch_names(rvq.variables, rvq.config)
+    with pytest.raises(UserError, match="type 'mel_rvq'; expected muq"):
+        MuQ.from_pretrained(tmp_path / "run")
+
+
+def test_a_run_without_a_checkpoint_says_so(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(UserError, match="no whole checkpoint yet"):
+        MuQ.from_pretrained(tmp_path)
+
+
+def test_a_checkpoint_of_another_shape_is_named(variables, tmp_path):
+    state = {"batch_stats": variables["batch_stats"], "rvq": variables["rvq"]}
+    save(
+        tmp_path / "run",
+        variables["params"] | {"head": {"bias": np.zeros(3)}},
+        state,
+        to_upstream_json(CONFIG),
+    )
+    with pytest.raises(UserError, match="params/head/bias, params/head/kernel"):
+        MuQ.from_pretrained(tmp_path / "run")
