@@ -110,8 +110,13 @@ def _loss_and_grads(
     zeros = jax.tree.map(
         lambda x: jnp.zeros(x.shape, x.dtype), (state.params, shapes.loss, shapes.weight, shapes.metrics)
     )
-    # One micro-batch needs no loop; XLA's CPU convolutions are many times slower inside of one.
-    carry, updates = jax.lax.scan(one_micro, (state.model_state, *zeros), micros, unroll=accumulate == 1)
+    start = (state.model_state, *zeros)
+    if accumulate == 1:
+        # No loop, not even of one step: XLA's CPU convolutions are ten times slower when they come out of one.
+        carry, updates = one_micro(start, first)
+        updates = jax.tree.map(lambda x: x[None], updates)
+    else:
+        carry, updates = jax.lax.scan(one_micro, start, micros)
     model_state, grads, loss, weight, metrics = carry
     # Nothing masked in the whole batch (weight 0): no loss and no gradient, not 0 / 0.
     scale = jnp.where(weight > 0, 1.0 / jnp.where(weight > 0, weight, 1.0), 0.0)
