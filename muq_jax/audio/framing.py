@@ -58,34 +58,38 @@ def reflect_pad(wave: Array, num_samples: Array | None = None, pad: int = PAD) -
 
 
 def _take(wave: Array, start: Array, size: int) -> Array:
-    """`wave[b, start[b] : start[b] + size]` for each row b, [B, size]: two whole blocks by a mask, then a
-    roll."""
-    batch, length = wave.shape
-    num_blocks = length // size + 2  # so that there is always a second one
-    blocks = jnp.pad(wave, ((0, 0), (0, num_blocks * size - length))).reshape(batch, num_blocks, size)
-    index = (start // size)[:, None]
-    pair = [
-        jnp.where((jnp.arange(num_blocks) == index + i)[..., None], blocks, 0).sum(axis=1) for i in range(2)
-    ]
-    return _roll(jnp.concatenate(pair, axis=1), 2 * size - start % size)[:, :size]
+    """`wave[b, start[b] : start[b] + size]` for each row b, [B, size].
+
+    Blocks are picked by a mask and a sum, exact because all else in it is zero: first whole ones out of the
+    wave, then finer ones out of the few that are left.
+    """
+    for block in (1024, 32, 1):
+        blocks = _split(wave, block)
+        count = -(-size // block) + (block > 1)  # one more, for a start within a block
+        hits = _hits(start // block, count, blocks.shape[1])
+        wave = jnp.where(hits[..., None], blocks[:, None], 0).sum(axis=2).reshape(-1, count * block)
+        start = start % block
+    return wave
 
 
 def _place(segment: Array, start: Array, length: int) -> Array:
     """Zeros [B, length] with `segment[b]` written at `start[b]`: `_take` backwards."""
-    batch, size = segment.shape
-    num_blocks = length // size + 2
-    pair = _roll(jnp.pad(segment, ((0, 0), (0, size))), start % size).reshape(batch, 2, 1, size)
-    index = (start // size)[:, None]
-    blocks = [jnp.where((jnp.arange(num_blocks) == index + i)[..., None], pair[:, i], 0) for i in range(2)]
-    return (blocks[0] + blocks[1]).reshape(batch, num_blocks * size)[:, :length]
+    for block, next_block in ((1, 32), (32, 1024), (1024, length)):
+        blocks = _split(segment, block)
+        count = blocks.shape[1] + -(-next_block // block)
+        hits = _hits(start % next_block // block, blocks.shape[1], count)
+        segment = jnp.where(hits[..., None], blocks[:, :, None], 0).sum(axis=1).reshape(-1, count * block)
+    return segment[:, :length]
 
 
-def _roll(rows: Array, shift: Array) -> Array:
-    """Rolls each row of [B, N] to the right by its own `shift` (int [B], at least 0), one bit of it at a
-    time."""
-    for bit in range(rows.shape[1].bit_length()):
-        rows = jnp.where((shift >> bit & 1 == 1)[:, None], jnp.roll(rows, 2**bit, axis=1), rows)
-    return rows
+def _split(rows: Array, block: int) -> Array:
+    """[B, N] to [B, ceil(N / block), block], zero-padded."""
+    return jnp.pad(rows, ((0, 0), (0, -rows.shape[1] % block))).reshape(rows.shape[0], -1, block)
+
+
+def _hits(start: Array, size: int, length: int) -> Array:
+    """bool [B, size, length]: whether `start[b] + i` is n."""
+    return start[:, None, None] + jnp.arange(size)[:, None] == jnp.arange(length)
 
 
 def hop_frames(padded: Array, frames: int, n_fft: int, hop_length: int = HOP_LENGTH) -> Array:

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import librosa
 import numpy as np
@@ -7,6 +8,8 @@ import pytest
 import scipy.signal
 
 from muq_jax.audio import filters
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("n_fft", [16, 512, 2048])
@@ -64,5 +67,5 @@ def test_the_numpy_side_of_audio_imports_neither_jax_nor_librosa():
         "m.log_mel_numpy(np.zeros(1025));"
         "print([p for p in ('jax', 'librosa', 'numba', 'scipy', 'av') if p in sys.modules])"
     )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"

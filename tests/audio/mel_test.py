@@ -17,6 +17,7 @@ from muq_jax.audio.mel_numpy import log_mel_numpy
 TOLERANCE_DB = {"rfft": 5e-3, "matmul": 5e-2}
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "mel.npz")
 
+pytestmark = pytest.mark.filterwarnings("ignore:n_fft=2048 is too large")
 both = pytest.mark.parametrize("stft", TOLERANCE_DB)
 
 
