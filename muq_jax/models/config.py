@@ -31,8 +31,8 @@ def _frames_per_token(mel: MelConfig, label_rate: int) -> int:
 class MelRVQConfig:
     """The tokenizer: `100 / label_rate` mel frames stacked into one vector, quantised by `rvq`."""
 
-    mel: MelConfig = MelConfig()
-    rvq: RVQConfig = RVQConfig()
+    mel: MelConfig = dataclasses.field(default_factory=MelConfig)
+    rvq: RVQConfig = dataclasses.field(default_factory=RVQConfig)
     label_rate: int = 25
 
     def __post_init__(self):
@@ -64,13 +64,13 @@ class MuQConfig:
         mask_seconds: length of a masked block of the waveform.
         mask_prob: probability that a block is masked.
         mask_noise_std: deviation of the noise that replaces a masked block.
-        mel_reconstruction_weight: weight of the loss term that predicts the mel of masked tokens; 0 means that
+        mel_reconstruction_weight: weight of the loss term that predicts the mel of masked tokens; with 0
             the head for it does not exist.
     """
 
-    mel: MelConfig = MelConfig()
-    conformer: ConformerConfig = ConformerConfig()
-    rvq: RVQConfig | None = RVQConfig()
+    mel: MelConfig = dataclasses.field(default_factory=MelConfig)
+    conformer: ConformerConfig = dataclasses.field(default_factory=ConformerConfig)
+    rvq: RVQConfig | None = dataclasses.field(default_factory=RVQConfig)
     conv_channels: int = 512
     label_rate: int = 25
     num_books: int = 8
@@ -151,7 +151,7 @@ def muq_config(name: str, **overrides: Any) -> MuQConfig:
 
 
 def to_upstream_json(config: MuQConfig) -> dict[str, Any]:
-    """Returns upstream's `config.json` keys, `model_type`, `muq_jax_version`, and what upstream cannot express.
+    """Returns upstream's `config.json` keys, `model_type`, `muq_jax_version` and what upstream cannot say.
 
     The last goes under the key `muq_jax` (upstream's loader drops keys that it does not know), so that
     `from_upstream_json` gives back an equal configuration.
@@ -177,7 +177,7 @@ def mel_rvq_to_json(config: MelRVQConfig) -> dict[str, Any]:
 
 
 def mel_rvq_from_json(data: dict[str, Any]) -> MelRVQConfig:
-    """Returns the configuration that `mel_rvq_to_json` wrote; fields that are not there have their defaults."""
+    """Returns the configuration that `mel_rvq_to_json` wrote; absent fields have their defaults."""
     fields = {key: value for key, value in data.items() if key not in ("model_type", "muq_jax_version")}
     return _build(MelRVQConfig(), fields)
 

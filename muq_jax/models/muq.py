@@ -1,4 +1,4 @@
-"""MuQ: log-mel, subsampling convolutions, Conformer, one head of predictions a codebook (MuQ, arXiv 2501.01108)."""
+"""MuQ (arXiv 2501.01108): log-mel, subsampling convolutions, Conformer, a head of predictions a codebook."""
 
 from typing import NamedTuple
 
@@ -21,8 +21,8 @@ class MuQOutput(NamedTuple):
     """What a MuQ makes of a batch. Under `jit` a part that is not read is not computed.
 
     Attributes:
-        hidden_states: [L + 1, B, T, D]: 0 is the encoder's input, l the output of layer l, L the final LayerNorm
-            of layer L. Zero at padded tokens.
+        hidden_states: [L + 1, B, T, D]: 0 is the encoder's input, l the output of layer l, L the final
+            LayerNorm of layer L. Zero at padded tokens.
         logits: [B, T, Q, V], float32.
         num_valid: int32 [B], valid tokens.
         predicted_mel: the mel-reconstruction head's normalised log-mel of each token's frames, frame slowest,
@@ -38,8 +38,8 @@ class MuQOutput(NamedTuple):
 class MuQModel(nn.Module):
     """The network of `config`, computing in `dtype` ("float32" or "bfloat16"); parameters are float32.
 
-    Collections: `params` (`subsample`, `conformer`, `head`, `mel_head`) and `batch_stats`. The streams of keys are
-    "params" and, in training, "dropout".
+    Collections: `params` (`subsample`, `conformer`, `head`, `mel_head`) and `batch_stats`. The streams of
+    keys are "params" and, in training, "dropout".
     """
 
     config: MuQConfig
@@ -58,7 +58,7 @@ class MuQModel(nn.Module):
 
     @nn.compact
     def encode(self, mel: Array, num_frames: Array | None = None, *, train: bool = False) -> MuQOutput:
-        """Returns `MuQOutput` from a normalised log-mel [B, frames, F] of which `num_frames` [B] are valid."""
+        """Returns `MuQOutput` from a normalised log-mel [B, frames, F], `num_frames` [B] of it valid."""
         config, conformer = self.config, self.config.conformer
         subsample = Conv2dSubsampling(
             config.conv_channels,
@@ -93,8 +93,8 @@ def normalized_mel(
 
     Args:
         wave: [B, S] at 24 kHz.
-        num_samples: int [B], valid samples; None if all are. Clips of 1 to 1,024 samples count as zero-padded to
-            1,025, a clip of none has no valid frame.
+        num_samples: int [B], valid samples; None if all are. Clips of 1 to 1,024 samples count as zero-padded
+            to 1,025, a clip of none has no valid frame.
         config: the front end's constants.
     """
     config = config or MelConfig()

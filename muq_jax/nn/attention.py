@@ -20,8 +20,13 @@ def attention_weights(query: Array, key: Array, valid: Array | None = None) -> A
         query, key: [B, T, H, K].
         valid: bool [B, T], True for keys that are real; None if all are. A row without any is averaged over.
     """
-    precision = matmul_precision(query.dtype)
-    scores = jnp.einsum("bqhk,bthk->bhqt", query, key, precision=precision, preferred_element_type=jnp.float32)
+    scores = jnp.einsum(
+        "bqhk,bthk->bhqt",
+        query,
+        key,
+        precision=matmul_precision(query.dtype),
+        preferred_element_type=jnp.float32,
+    )
     scores = scores / math.sqrt(query.shape[-1])
     if valid is not None:
         scores = jnp.where(valid[:, None, None, :], scores, jnp.finfo(jnp.float32).min)
@@ -37,9 +42,9 @@ def attend(weights: Array, value: Array) -> Array:
 class RotarySelfAttention(nn.Module):
     """Multi-head self-attention whose positions turn the *input* of the query and key projections.
 
-    Textbook rotary attention turns queries and keys after their projection; `transformers`' Wav2Vec2-Conformer
-    cuts the layer-normed input into head slices, turns those, and projects them. Values are projected from the
-    input as it is. The released weights work only with this.
+    Textbook rotary attention turns queries and keys after their projection; `transformers`'
+    Wav2Vec2-Conformer cuts the layer-normed input into head slices, turns those, and projects them. Values
+    are projected from the input as it is. The released weights work only with this.
 
     Parameters: `query`, `key`, `value`, `out`, each `kernel` [D, D] and `bias` [D].
     """

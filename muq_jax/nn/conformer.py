@@ -1,6 +1,7 @@
 """The Conformer encoder, with the rotary variant of `transformers`' Wav2Vec2-Conformer."""
 
 import dataclasses
+import functools
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -99,7 +100,8 @@ class ConvolutionModule(nn.Module):
         x = linear(config.width, 2 * config.width, self.dtype, "expand", use_bias=False)(x)
         x = zero_invalid(nn.glu(x, axis=-1), valid)  # value half first, gate second
         x = DepthwiseConv(config.conv_kernel, config.conv_impl, self.dtype, name="depthwise")(x)
-        x = BatchNorm(groups=config.batch_norm_groups, dtype=self.dtype, name="batch_norm")(x, valid, train=train)
+        norm = BatchNorm(groups=config.batch_norm_groups, dtype=self.dtype, name="batch_norm")
+        x = norm(x, valid, train=train)
         x = linear(config.width, config.width, self.dtype, "project", use_bias=False)(nn.swish(x))
         return nn.Dropout(config.conv_dropout, deterministic=not train)(x)
 
@@ -107,7 +109,7 @@ class ConvolutionModule(nn.Module):
 class ConformerBlock(nn.Module):
     """One layer: half a feed-forward, attention, convolution, half a feed-forward, LayerNorm.
 
-    A step of `nn.scan`: takes the hidden states and returns them twice, as the next layer's input and as output.
+    A step of `nn.scan`: returns its hidden states twice, as the next layer's input and as an output.
     """
 
     config: ConformerConfig
@@ -115,18 +117,17 @@ class ConformerBlock(nn.Module):
     train: bool = False
 
     @nn.compact
-    def __call__(
-        self, x: Array, valid: Array | None, rotary: tuple[Array, Array]
-    ) -> tuple[Array, Array]:
+    def __call__(self, x: Array, valid: Array | None, rotary: tuple[Array, Array]) -> tuple[Array, Array]:
         config, dtype, train = self.config, self.dtype, self.train
+        norm = functools.partial(LayerNorm, dtype=dtype)
         x = constrain_batch(x)
-        x = x + 0.5 * FeedForward(config, dtype, name="ffn1")(LayerNorm(dtype=dtype, name="ffn1_norm")(x), train=train)
+        x = x + 0.5 * FeedForward(config, dtype, name="ffn1")(norm(name="ffn1_norm")(x), train=train)
         attention = RotarySelfAttention(config.num_heads, config.attention_dropout, dtype, name="attention")
-        h = attention(LayerNorm(dtype=dtype, name="attention_norm")(x), rotary, valid, train=train)
+        h = attention(norm(name="attention_norm")(x), rotary, valid, train=train)
         x = x + nn.Dropout(config.attention_dropout, deterministic=not train)(h)
         x = x + constrain_batch(ConvolutionModule(config, dtype, name="conv")(x, valid, train=train))
-        x = x + 0.5 * FeedForward(config, dtype, name="ffn2")(LayerNorm(dtype=dtype, name="ffn2_norm")(x), train=train)
-        x = zero_invalid(LayerNorm(dtype=dtype, name="final_norm")(x), valid)
+        x = x + 0.5 * FeedForward(config, dtype, name="ffn2")(norm(name="ffn2_norm")(x), train=train)
+        x = zero_invalid(norm(name="final_norm")(x), valid)
         return x, x
 
 

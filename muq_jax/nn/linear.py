@@ -1,7 +1,7 @@
 """Linear maps and 2-D convolutions with PyTorch's default initialisation.
 
-The original builds its Conformer outside of any `PreTrainedModel`, so `transformers`' own initialisation never
-runs and every weight and bias starts as PyTorch's layers leave it: uniform within 1 / sqrt(fan_in).
+The original builds its Conformer outside of any `PreTrainedModel`, so `transformers`' own initialisation
+never runs and every weight and bias starts as PyTorch's layers leave it: uniform within 1 / sqrt(fan_in).
 """
 
 import math
@@ -23,7 +23,7 @@ def matmul_precision(dtype: DTypeLike) -> jax.lax.Precision:
 
 
 def uniform_init(fan_in: int) -> Callable[..., Array]:
-    """Returns an initialiser uniform in [-1, 1] / sqrt(fan_in): PyTorch's for a layer's weight and bias alike."""
+    """Returns an initialiser uniform in [-1, 1] / sqrt(fan_in): PyTorch's for weight and bias alike."""
     bound = 1 / math.sqrt(fan_in)
 
     def init(key: Array, shape: Sequence[int], dtype: DTypeLike = "float32") -> Array:
@@ -32,7 +32,7 @@ def uniform_init(fan_in: int) -> Callable[..., Array]:
     return init
 
 
-def linear(fan_in: int, features: int, dtype: DTypeLike, name: str | None = None, *, use_bias: bool = True) -> nn.Dense:
+def linear(fan_in: int, features: int, dtype: DTypeLike, name: str, *, use_bias: bool = True) -> nn.Dense:
     """Returns a linear map of the last axis, `fan_in` to `features`; parameters float32."""
     init = uniform_init(fan_in)
     return nn.Dense(
@@ -46,7 +46,9 @@ def linear(fan_in: int, features: int, dtype: DTypeLike, name: str | None = None
     )
 
 
-def conv3x3(channels_in: int, channels: int, strides: tuple[int, int], dtype: DTypeLike, name: str) -> nn.Conv:
+def conv3x3(
+    channels_in: int, channels: int, strides: tuple[int, int], dtype: DTypeLike, name: str
+) -> nn.Conv:
     """Returns a 3 x 3 convolution over [B, height, width, channels_in], padded by one zero on every side.
 
     Not "SAME": with a stride of 2 that pads an even length at its end only.

@@ -10,11 +10,11 @@ from jax.typing import DTypeLike
 
 
 class Moments(NamedTuple):
-    """Statistics of each group of rows: mean and (biased) variance [G, C], and how many values made them [G]."""
+    """Statistics of each group of rows: mean and (biased) variance [G, C], and of how many values [G]."""
 
     mean: Array
     var: Array
-    count: Array
+    size: Array
 
 
 def layer_norm(x: Array, scale: Array, bias: Array, eps: float) -> Array:
@@ -31,8 +31,8 @@ def channel_moments(x: Array, valid: Array | None = None, groups: int = 1) -> Mo
     Args:
         x: [B, T, ..., C].
         valid: bool [B, T], True where x counts; None counts everything.
-        groups: the rows are cut into so many equal groups of neighbours with statistics of their own; on a batch
-            of b rows a device, `B / b` groups are what each device would see alone.
+        groups: the rows are cut into so many equal groups of neighbours with statistics of their own; with b
+            rows a device, `B / b` groups are what each device would see alone.
 
     Raises:
         ValueError: `groups` does not divide B.
@@ -45,11 +45,11 @@ def channel_moments(x: Array, valid: Array | None = None, groups: int = 1) -> Mo
         counted = valid.reshape(groups, -1, valid.shape[1], *[1] * (x.ndim - 3))
     counted = jnp.broadcast_to(counted, (*x.shape[:-1], 1))
     axes = tuple(range(1, x.ndim - 1))
-    count = jnp.maximum(jnp.sum(counted, axis=axes, dtype=jnp.float32), 1)  # [G, 1]
-    mean = jnp.sum(jnp.where(counted, x, 0), axis=axes) / count
+    size = jnp.maximum(jnp.sum(counted, axis=axes, dtype=jnp.float32), 1)  # [G, 1]
+    mean = jnp.sum(jnp.where(counted, x, 0), axis=axes) / size
     centred = x - mean.reshape(groups, *[1] * (x.ndim - 2), -1)
-    var = jnp.sum(jnp.where(counted, jnp.square(centred), 0), axis=axes) / count
-    return Moments(mean, var, count[:, 0])
+    var = jnp.sum(jnp.where(counted, jnp.square(centred), 0), axis=axes) / size
+    return Moments(mean, var, size[:, 0])
 
 
 class LayerNorm(nn.Module):
@@ -90,9 +90,9 @@ class BatchNorm(nn.Module):
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,))
         mean, var = running_mean.value[None], running_var.value[None]  # [1, C]
         if train:
-            mean, var, count = channel_moments(x, valid, self.groups)  # [G, C]
+            mean, var, size = channel_moments(x, valid, self.groups)  # [G, C]
             if not self.is_initializing():
-                unbiased = var * (count / jnp.maximum(count - 1, 1))[:, None]
+                unbiased = var * (size / jnp.maximum(size - 1, 1))[:, None]
                 for running, batch in ((running_mean, mean), (running_var, unbiased)):
                     batch = jnp.mean(batch, axis=0)
                     running.value = (1 - self.momentum) * running.value + self.momentum * batch

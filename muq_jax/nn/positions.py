@@ -1,4 +1,4 @@
-"""Rotary positions: channel i of a head is turned against channel i + K/2, by an angle that grows with time."""
+"""Rotary positions: channels i and i + K/2 of a head turn as a pair, by an angle that grows with time."""
 
 import jax.numpy as jnp
 import numpy as np

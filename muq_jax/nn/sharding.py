@@ -10,9 +10,9 @@ BATCH_AXES = ("data", "fsdp")
 def constrain_batch(x: Array) -> Array:
     """Returns `x` with its leading axis, the batch, split over the mesh and every other axis whole.
 
-    Left alone, the TPU compiler carries the parameters' sharding over to activations, and gathers those on every
-    device. Does nothing outside of `jax.set_mesh`, inside of a `shard_map`, on a mesh with other axes, and for
-    a batch that the mesh does not divide.
+    Left alone, the TPU compiler carries the parameters' sharding over to activations, and gathers those on
+    every device. Does nothing outside of `jax.set_mesh`, inside of a `shard_map`, on a mesh with other axes,
+    and for a batch that the mesh does not divide.
     """
     mesh = jax.sharding.get_abstract_mesh()
     types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))

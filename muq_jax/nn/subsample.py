@@ -21,14 +21,14 @@ def num_tokens(num_frames: int, label_rate: int) -> int: ...
 @overload
 def num_tokens(num_frames: Array, label_rate: int) -> Array: ...
 def num_tokens(num_frames, label_rate):
-    """Returns how many tokens `num_frames` mel frames (an int or an integer array) become: ceil at each block."""
+    """Returns the tokens that `num_frames` mel frames (an int or an integer array) become."""
     for stride in TIME_STRIDES[label_rate]:
         num_frames = (num_frames + stride - 1) // stride
     return num_frames
 
 
 class ResidualConv(nn.Module):
-    """relu(norm(conv(relu(norm(conv_strided x)))) + norm(conv_strided x)); the shortcut is a convolution, too.
+    """relu(norm(conv(relu(norm(conv_strided x)))) + norm(conv_strided x)); the shortcut is one, too.
 
     Parameters `conv1`, `conv2`, `conv3`, each `kernel` [3 (time), 3 (mel), in, out] and `bias`, and `norm1`,
     `norm2`, `norm3`. The biases do nothing before a BatchNorm in training, but the running means hold them.
@@ -66,7 +66,7 @@ class ResidualConv(nn.Module):
 
 
 class ChannelMajorLinear(nn.Module):
-    """A linear map of (mel, channel) together, whose `kernel` [C F, D] counts channels slowest, as upstream's."""
+    """A linear map of (mel, channel) together, its `kernel` [C F, D] with channels slowest, as upstream's."""
 
     features: int
     dtype: DTypeLike = "float32"

@@ -60,10 +60,10 @@ def test_the_released_configuration_is_large():
 
 
 def test_the_presets_are_those_of_the_table():
-    sizes = {
-        name: (c.conformer.width, c.conformer.num_layers, c.conformer.num_heads, c.conformer.ffn_width, c.conv_channels)
-        for name, c in PRESETS.items()
-    }
+    sizes = {}
+    for name, config in PRESETS.items():
+        c = config.conformer
+        sizes[name] = (c.width, c.num_layers, c.num_heads, c.ffn_width, config.conv_channels)
     assert sizes == {
         "smoke": (64, 2, 4, 128, 8),
         "tiny": (192, 6, 4, 768, 64),
@@ -78,7 +78,8 @@ def test_sizes_that_follow_from_others_follow():
     assert (fast.frames_per_token, fast.rvq.input_dim) == (2, 256)
     assert muq_config("large", mel={"num_mels": 80}).rvq.input_dim == 320
     assert fast.mel_rvq == MelRVQConfig(rvq=fast.rvq, label_rate=50)
-    assert not fast.mel_reconstruction and muq_config("tiny", mel_reconstruction_weight=0.1).mel_reconstruction
+    assert not fast.mel_reconstruction
+    assert muq_config("tiny", mel_reconstruction_weight=0.1).mel_reconstruction
 
 
 def test_a_nested_configuration_may_be_given_whole():
