@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from absl import logging as absl_logging
 from ml_collections import ConfigDict
 
@@ -25,7 +26,9 @@ from experiments import train
 from experiments.configs import mel_rvq as mel_rvq_config
 from experiments.configs import muq as muq_config
 from experiments.quickstart_corpus import Corpus, own_corpus, toy_corpus
+from muq_jax.audio.decode import SAMPLE_RATE_HZ
 from muq_jax.cli import DONE, FAILED, INTERRUPTED
+from muq_jax.data.sources import make_source
 from muq_jax.errors import UserError
 from muq_jax.inference.pretrained import MelRVQ, MuQ
 from muq_jax.probe.features import hidden_state_means, log_mel_statistics, untrained
@@ -88,25 +91,27 @@ def run(workdir: Path, audio: Path | None, size: Size) -> int:
     settings = {"audio": None if audio is None else str(audio.resolve()), **dataclasses.asdict(size)}
     finished = _finished(workdir, settings)
     if finished:
-        print(f"already done: open {workdir / REPORT}\n\n{finished['summary']}")
+        _say(f"already done: open {workdir / REPORT}\n\n{finished['summary']}")
         return DONE
     began = time.monotonic()
     corpus = own_corpus(audio, workdir) if audio else toy_corpus(size.toy_clips, size.probe_clips)
     for name, fact in corpus.facts.items():
-        print(f"{name}: {fact}")
+        _say(f"{name}: {fact}")
 
-    _say(f"1/4 fit a Mel-RVQ, {size.rvq_steps} steps: it makes the tokens")
+    _say(f"\n1/4 fit a Mel-RVQ, {size.rvq_steps} steps: it makes the tokens")
     if train.run(rvq_configuration(size, corpus), workdir / "mel_rvq").status == "interrupted":
         return INTERRUPTED
-    _say(f"2/4 pretrain a small MuQ, {size.muq_steps} steps: it predicts the tokens of what it does not hear")
+    _say(
+        f"\n2/4 pretrain a small MuQ, {size.muq_steps} steps: it predicts the tokens of what it does not hear"
+    )
     if train.run(muq_configuration(size, corpus, workdir), workdir / "muq").status == "interrupted":
         return INTERRUPTED
 
     muq = MuQ.from_pretrained(workdir / "muq")
     muq.save_pretrained(workdir / "model")
-    _say("3/4 features and probes" if corpus.tasks else f"3/4 {corpus.why_no_probe}")
+    _say(f"\n3/4 {'features and probes' if corpus.tasks else corpus.why_no_probe}")
     probe = _probe(corpus, muq, size) if corpus.tasks else None
-    _say("4/4 report")
+    _say("\n4/4 report")
     minutes = (time.monotonic() - began) / 60
     facts = {
         "command": "python -m experiments.quickstart" + (" --audio FOLDER" if audio else ""),
@@ -119,7 +124,7 @@ def run(workdir: Path, audio: Path | None, size: Size) -> int:
         "probe": dataclasses.asdict(probe) if probe else None,
     }
     (workdir / SETTINGS_FILE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    print(f"\n{numbers}\n\n{minutes:.1f} min. Open {workdir / REPORT}; the model is in {workdir / 'model'}")
+    _say(f"\n{numbers}\n\n{minutes:.1f} min. Open {workdir / REPORT}; the model is in {workdir / 'model'}")
     return DONE
 
 
@@ -186,7 +191,7 @@ def _probe(corpus: Corpus, muq: MuQ, size: Size) -> Probe:
         for task in corpus.tasks
         for result in run_task(task, corpus.clips, features, num_seeds=size.probe_seeds)
     ]
-    print(markdown_table(table_rows(results)))
+    _say(markdown_table(table_rows(results)))
     return Probe(table_rows(results), layer_rows(results), TRAINED)
 
 
@@ -201,6 +206,7 @@ def _report(workdir: Path, corpus: Corpus, muq: MuQ, probe: Probe | None, facts:
         probe=probe,
         why_no_probe=corpus.why_no_probe,
         track=Track(corpus.track, corpus.chords),
+        excerpts=_excerpts(corpus),
         configs={
             f"{name}/config.json": (workdir / name / train.CONFIG_FILE).read_text()
             for name in ("mel_rvq", "muq")
@@ -210,8 +216,18 @@ def _report(workdir: Path, corpus: Corpus, muq: MuQ, probe: Probe | None, facts:
     return summary(muq_rows, probe)
 
 
+def _excerpts(corpus: Corpus) -> list[np.ndarray]:
+    """The beginnings of some clips."""
+    source = make_source(corpus.source)
+    picks = np.linspace(0, len(source) - 1, min(len(source), 24)).astype(int)
+    samples = 4 * SAMPLE_RATE_HZ
+    waves = [source[int(pick)]["wave"][:samples] for pick in picks]
+    return [np.pad(wave, (0, samples - wave.size)) if wave.size < samples else wave for wave in waves]
+
+
 def _say(text: str) -> None:
-    print(f"\n{text}", flush=True)
+    """Prints at once, into a log file too."""
+    print(text, flush=True)
 
 
 def _set_up_logging() -> None:

@@ -36,6 +36,7 @@ def loss_curves(
         for style, (name, level) in zip(("--", ":", "-."), levels.items(), strict=False):
             ax.axhline(level, color=GREY, linestyle=style, linewidth=1.4, label=f"{name} ({level:.2f})")
         ax.set(title=title, xlabel="step", ylabel=unit)
+        ax.locator_params(axis="x", integer=True)
         ax.margins(x=0.02)
         ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
         last = f"it ends at {train[1][-1]:.3f} in training"
@@ -55,6 +56,7 @@ def book_curves(
         for book, color in enumerate(colors):
             ax.plot(steps, values[:, book], color=color)
         ax.set(title=title, xlabel="step", ylabel=unit)
+        ax.locator_params(axis="x", integer=True)
         ax.margins(x=0.02)
         if not percent:
             ax.set_ylim(*np.add(ax.get_ylim(), (-0.02, 0.02)))
@@ -147,16 +149,9 @@ def reconstruction_errors(errors: Sequence[float], plain_mean: float | None) -> 
                 fontsize=9,
             )
         if plain_mean is not None:
-            ax.axhline(plain_mean, color=GREY, linestyle="--", linewidth=1.4)
-            ax.annotate(
-                f"always the mean: {plain_mean:.2f}",
-                (1, plain_mean),
-                xycoords=("axes fraction", "data"),
-                xytext=(0, 4),
-                textcoords="offset points",
-                ha="right",
-                color=GREY,
-            )
+            label = f"always the mean ({plain_mean:.2f})"
+            ax.axhline(plain_mean, color=GREY, linestyle="--", linewidth=1.4, label=label)
+            ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
         ax.grid(visible=False, axis="x")
         ax.margins(y=0.14)
         ax.set(
@@ -182,7 +177,7 @@ def optimisation(steps: np.ndarray, grad_norm: np.ndarray, rate: np.ndarray, spe
         for ax, (title, values, color) in zip(c.axes, panels, strict=True):
             ax.plot(steps, values, color=color)
             ax.set(title=title, xlabel="step", ylim=(0, 1.1 * max(np.max(values), 1e-9)))
-            ax.locator_params(axis="x", nbins=4)
+            ax.locator_params(axis="x", nbins=4, integer=True)
         return c.picture(
             f"Three small plots over the steps: gradient norm, last {grad_norm[-1]:.2f}; learning rate, last "
             f"{rate[-1]:.1e}; speed, last {speed[-1]:.0f} seconds of audio a second."

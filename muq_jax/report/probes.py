@@ -64,7 +64,7 @@ def scores_by_layer(layers: Sequence[Mapping[str, Any]], encoders: Sequence[str]
             ax.set(title=task, xlabel="layer", ylim=(0, 1.02))
             ax.xaxis.get_major_locator().set_params(integer=True)
         c.axes[0][0].set_ylabel("validation score")
-        c.axes[0][-1].legend(loc="lower right", fontsize=9)
+        c.axes[0][-1].legend(loc="best", fontsize=9)
         return c.picture(
             f"Validation score of every layer, 0 being the encoder's input, on {', '.join(tasks)}."
         )

@@ -62,6 +62,7 @@ def report_quickstart(
     probe: Probe | None,
     why_no_probe: str,
     track: Track,
+    excerpts: Sequence[np.ndarray],
     configs: Mapping[str, str],
     facts: Mapping[str, str],
 ) -> None:
@@ -71,6 +72,7 @@ def report_quickstart(
         corpus: what there is to say about the music, by name.
         models, metrics: the Mel-RVQ's and the MuQ's.
         why_no_probe: said where there is no probe.
+        excerpts: float32 [S] at 24 kHz, some of the corpus.
         configs: resolved configurations by name.
         facts: how the run was made.
     """
@@ -102,7 +104,7 @@ def report_quickstart(
             Section(
                 "Tokens: the Mel-RVQ",
                 [
-                    *rvq_blocks(rvq_rows, plain_mean_error(rvq, track.wave)),
+                    *rvq_blocks(rvq_rows, plain_mean_error(rvq, excerpts)),
                     *token_blocks(rvq, excerpt, *named),
                 ],
             ),
@@ -114,12 +116,14 @@ def report_quickstart(
     )
 
 
-def plain_mean_error(rvq: MelRVQ, wave: np.ndarray) -> float:
-    """The error of always answering the mean of the corpus, on this clip: the mean |normalised mel|."""
-    mel, _ = stacked_mel(
-        jnp.asarray(wave[None]), mel=rvq.config.mel, frames_per_token=rvq.config.frames_per_token
-    )
-    return float(np.abs(mel).mean())
+def plain_mean_error(rvq: MelRVQ, waves: Sequence[np.ndarray]) -> float:
+    """The error of always answering the mean of the corpus: the mean |normalised mel| of these clips."""
+    config = rvq.config
+    mels = [
+        stacked_mel(jnp.asarray(w[None]), mel=config.mel, frames_per_token=config.frames_per_token)
+        for w in waves
+    ]
+    return float(np.mean([np.abs(mel).mean() for mel, _ in mels]))
 
 
 def summary(muq_rows: Sequence[Row], probe: Probe | None) -> str:

@@ -20,10 +20,9 @@ def mel_pair(
         mel, decoded: [N, F] in dB.
         band_hz: [F], each band's centre.
     """
-    top = max(mel.max(), decoded.max())
-    low = max(
-        min(mel.min(), decoded.min()), top - 90
-    )  # the floor of digital silence would take all the colours
+    # The clip's own range, without the floor of digital silence, which would take most of the colours.
+    top = float(mel.max())
+    low = max(float(mel.min()), top - 90)
     seconds = len(mel) / frame_rate_hz
     num_bands = mel.shape[1]
     hz = [100, 300, 1000, 3000, 8000]
@@ -77,7 +76,7 @@ def token_map(
             interpolation="nearest",
             extent=(0, seconds, num_books + 0.5, 0.5),
         )
-        _draw_spans(ax, spans, seconds, vertical=False)
+        _draw_spans(ax, spans, seconds, matrix=False)
         title = "Tokens: a cell is a code, like codes have like colours"
         ax.set_title(title + (f"; {spans_name} above" if spans else ""), pad=24 if spans else 10)
         ax.set(xlabel="time (s)", ylabel="codebook", yticks=np.arange(1, num_books + 1))
@@ -116,7 +115,7 @@ def self_similarity(
             extent=(0, seconds, 0, seconds),
             interpolation="nearest",
         )
-        _draw_spans(ax, spans, seconds, vertical=True)
+        _draw_spans(ax, spans, seconds, matrix=True)
         title = f"Self-similarity of the features of layer {layer}"
         ax.set_title(title + (f"; {spans_name} marked" if spans else ""), pad=24 if spans else 10)
         ax.set(xlabel="time (s)", ylabel="time (s)")
@@ -137,17 +136,17 @@ def _rank_by_likeness(book: np.ndarray) -> np.ndarray:
     return np.argsort(np.argsort(centred @ directions[0], kind="stable"), kind="stable")
 
 
-def _draw_spans(ax: Any, spans: Spans, seconds: float, *, vertical: bool) -> None:
+def _draw_spans(ax: Any, spans: Spans, seconds: float, *, matrix: bool) -> None:
     """Marks where the parts begin, and writes the names of those that have room above the axes."""
     for start, end, name in spans:
         end = min(end, seconds)
         if start >= seconds:
             continue
         if start > 0:
-            ax.axvline(start, color="white", linewidth=0.9, alpha=0.9)
-            if vertical:
-                ax.axhline(start, color="white", linewidth=0.9, alpha=0.9)
-        if end - start > 0.05 * seconds:
+            ax.axvline(start, color="white", linewidth=0.7, alpha=0.7)
+            if matrix:
+                ax.axhline(start, color="white", linewidth=0.7, alpha=0.7)
+        if end - start > (0.09 if matrix else 0.05) * seconds:
             ax.annotate(
                 str(name).replace(":maj", "").replace(":min", "m"),
                 ((start + end) / 2, 1),

@@ -56,7 +56,8 @@ def health_section(runs: Mapping[str, Sequence[Row]]) -> Section:
         prefix = f"{name}: " if name else ""
         notes += [Note(f"{prefix}step {row['step']:,}: {row['message']}", warns=True) for row in found]
         if not found:
-            notes.append(Note(f"{prefix}no check found anything wrong."))
+            steps = max((row["step"] for row in rows), default=0)
+            notes.append(Note(f"{prefix}no check found anything wrong in {steps:,} steps."))
     return Section("Health", notes)
 
 

@@ -72,3 +72,19 @@ def test_a_clip_of_a_manifest_is_decoded_when_it_is_needed(tmp_path):
     assert (made.id, made.split, made.labels["genre"]) == ("a", "val", "folk")
     soundfile.write(tmp_path / "a.wav", np.full(480, 0.5, np.float32), 24_000, subtype="FLOAT")
     np.testing.assert_array_equal(made.load(), np.full(480, 0.5, np.float32))
+
+
+def test_an_untrained_encoder_has_the_sizes_and_not_the_weights():
+    import jax
+
+    from muq_jax.models.config import muq_config
+    from muq_jax.probe.features import untrained
+
+    small = {"width": 16, "num_layers": 1, "num_heads": 2, "ffn_width": 16}
+    config = muq_config("smoke", conformer=small, rvq=None)
+    model = types.SimpleNamespace(config=config, sample_rate_hz=24_000)
+    one, same, other = (untrained(model, seed) for seed in (0, 0, 1))
+    assert one.config == config
+    leaves = [jax.tree.leaves(encoder.params) for encoder in (one, same, other)]
+    assert all((a == b).all() for a, b in zip(leaves[0], leaves[1], strict=True))
+    assert any((a != b).any() for a, b in zip(leaves[0], leaves[2], strict=True))

@@ -32,6 +32,7 @@ def rvq_row(step: int):
         "codes_used": [900, 800],
         "codes_perplexity": [300.0, 200.0],
         "num_codes": 1024,
+        "codes_counted": 40_000.0,
         "audio_hours": 0.5,
     }
 
@@ -89,8 +90,8 @@ def test_cards_take_validation_where_there_is_one():
 def test_health_names_the_run():
     section = health_section({"Mel-RVQ": [rvq_row(1)], "MuQ": []})
     assert [note.text for note in section.blocks] == [
-        "Mel-RVQ: no check found anything wrong.",
-        "MuQ: no check found anything wrong.",
+        "Mel-RVQ: no check found anything wrong in 1 steps.",
+        "MuQ: no check found anything wrong in 0 steps.",
     ]
 
 
