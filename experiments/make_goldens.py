@@ -398,7 +398,8 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     for name in args.names or GOLDENS:
         path = args.out / f"{name}.npz"
-        np.savez_compressed(path, **GOLDENS[name]())
+        arrays: dict[str, Any] = dict(GOLDENS[name]())
+        np.savez_compressed(path, **arrays)
         print(f"{path}: {path.stat().st_size / 1024:.0f} KiB")
 
 

@@ -8,7 +8,7 @@ out.last_hidden_state, out.hidden_states[9], out.num_valid
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, Self
 
 import jax
@@ -163,10 +163,10 @@ class MuQ:
         else:
             longest = max(map(len, clips))
             if compat == "upstream":
-                hidden = self._features(self.variables, pad_batch(clips)[0], None, numbers)
+                hidden = _features(self._model, self.variables, pad_batch(clips)[0], None, numbers)
             else:
                 batch, lengths = pad_batch(clips, bucket(longest, self.sample_rate_hz))
-                hidden = self._features(self.variables, batch, lengths, numbers)
+                hidden = _features(self._model, self.variables, batch, lengths, numbers)
             hidden = [np.asarray(h)[:, : num_valid.max()] for h in hidden]
         by_number: list[np.ndarray | None] = [None] * (self.config.conformer.num_layers + 1)
         for number, states in zip(numbers, hidden, strict=True):
@@ -196,7 +196,8 @@ class MuQ:
             `MuQOutput`; with `train`, a pair of it and the new `batch_stats` as `{"batch_stats": ...}`.
         """
         mutable = ["batch_stats"] if train else False
-        return self._model.apply(variables, wavs, num_samples, train=train, rngs=rngs, mutable=mutable)
+        keys = None if rngs is None else dict(rngs)
+        return self._model.apply(variables, wavs, num_samples, train=train, rngs=keys, mutable=mutable)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Writes a model folder, whole or not at all, that this class and the PyTorch package both load.
@@ -219,7 +220,7 @@ class MuQ:
             if layers not in named:
                 raise UserError(f"layers is {layers!r}; expected 'all', 'last' or numbers from 0 to {last}.")
             return named[layers]
-        numbers = list(layers) if isinstance(layers, Sequence | np.ndarray) else [layers]
+        numbers: list[Any] = list(layers) if isinstance(layers, Sequence | np.ndarray) else [layers]
         for number in numbers:
             if not is_integer(number) or not -last - 1 <= number <= last:
                 raise UserError(f"layers holds {number!r}; this model's layers are numbered 0 to {last}.")
@@ -227,17 +228,6 @@ class MuQ:
 
     def _num_tokens(self, num_samples: int) -> int:
         return num_tokens(num_samples // self.config.mel.hop_length, self.config.label_rate)
-
-    @cached_property
-    def _features(self) -> Any:
-        @partial(jax.jit, static_argnums=3)
-        def features(
-            variables: Any, wave: Any, num_samples: Any, numbers: tuple[int, ...]
-        ) -> list[jax.Array]:
-            output: MuQOutput = self._model.apply(variables, wave, num_samples)  # type: ignore[assignment]
-            return [output.hidden_states[n].astype(jnp.float32) for n in numbers]
-
-        return features
 
     def _in_windows(
         self, clips: list[np.ndarray], num_valid: np.ndarray, numbers: tuple[int, ...], size: int
@@ -257,7 +247,7 @@ class MuQ:
             heard = [clips[i][window.start : window.stop] for i, window in group]
             heard += [heard[0]] * (rows - len(group))  # the last group keeps the compiled shape
             batch, lengths = pad_batch(heard, size * per_token)
-            features = self._features(self.variables, batch, lengths, numbers)
+            features = _features(self._model, self.variables, batch, lengths, numbers)
             for kept, states in zip(hidden, map(np.asarray, features), strict=True):
                 for row, (i, window) in enumerate(group):
                     tokens = slice(window.skip, window.skip + window.last - window.first)
@@ -281,8 +271,6 @@ class MelRVQ:
         self.variables: dict[str, Any] = jax.tree.map(jnp.asarray, dict(variables))
         self.sample_rate_hz = config.mel.sample_rate_hz
         self.frame_rate_hz = config.label_rate
-        self._encode = jax.jit(partial(mel_rvq.encode, config=config))
-        self._decode = jax.jit(partial(mel_rvq.decode, config=config))
 
     @classmethod
     def from_pretrained(
@@ -320,7 +308,7 @@ class MelRVQ:
         clips = as_clips(wavs, num_samples, sampling_rate, self.sample_rate_hz)
         batch, lengths = pad_batch(clips, bucket(max(map(len, clips)), self.sample_rate_hz))
         num_valid = mel_rvq.num_tokens(lengths, self.config)
-        codes = np.asarray(self._encode(self.variables, batch, lengths))[:, : num_valid.max()]
+        codes = np.asarray(_encode(self.variables, batch, lengths, config=self.config))[:, : num_valid.max()]
         past = np.arange(codes.shape[1]) >= num_valid[:, None]
         return np.where(past[..., None], np.int32(-1), codes)
 
@@ -340,7 +328,8 @@ class MelRVQ:
             )
         if codes.size and not -1 <= codes.min() <= codes.max() < entries:
             raise UserError(f"codes run from {codes.min()} to {codes.max()}; expected 0 to {entries - 1}.")
-        mel_db = np.asarray(self._decode(self.variables, np.maximum(codes, 0).astype(np.int32)))
+        known = np.maximum(codes, 0).astype(np.int32)
+        mel_db = np.asarray(_decode(self.variables, known, config=self.config))
         past = np.repeat((codes < 0).any(-1), self.config.frames_per_token, axis=1)
         return np.where(past[..., None], np.float32(0), mel_db)
 
@@ -352,6 +341,19 @@ class MelRVQ:
         """
         tensors = mel_rvq_names.to_torch_names(self.variables, self.config)
         model_folder.write(folder, mel_rvq_to_json(self.config), tensors, rules.params_sha256(tensors))
+
+
+# Compiled functions are shared: another model of the same configuration compiles nothing.
+_encode = jax.jit(mel_rvq.encode, static_argnames="config")
+_decode = jax.jit(mel_rvq.decode, static_argnames="config")
+
+
+@partial(jax.jit, static_argnums=(0, 4))
+def _features(
+    model: MuQModel, variables: Any, wave: Any, num_samples: Any, numbers: tuple[int, ...]
+) -> list[jax.Array]:
+    output: MuQOutput = model.apply(variables, wave, num_samples)  # type: ignore[assignment]
+    return [output.hidden_states[number].astype(jnp.float32) for number in numbers]
 
 
 def _workdir() -> Any:

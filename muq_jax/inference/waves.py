@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -60,7 +60,7 @@ def bucket(num_samples: int, rate_hz: int) -> int:
     return math.ceil(math.ceil(seconds / step) * step * rate_hz)
 
 
-def is_integer(value: Any) -> bool:
+def is_integer(value: Any) -> TypeGuard[int]:
     """Whether a caller's value is a whole number by type; True and False are not."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 

@@ -5,6 +5,7 @@ by up to 0.01 dB (measured against float64), so features of a waveform are compa
 original's mel, they agree in every value.
 """
 
+import functools
 import json
 from pathlib import Path
 
@@ -65,6 +66,10 @@ def test_mel(name, stft, tolerance):
     assert np.abs(found - want).max() < 0.1
 
 
+quantize = jax.jit(quantizer.quantize, static_argnums=3)
+
+
+@functools.cache
 def quantizer_input():
     mel = MelConfig(stft="rfft")
     return stacked_mel(as_wave(golden("rvq")["pcm"]), mel=mel, frames_per_token=4)[0]
@@ -80,7 +85,7 @@ def test_codes_are_equal_wherever_a_gap_exceeds_rounding(layers, books):
     recorded = golden("rvq")
     config = RVQConfig(num_books=books, num_projection_layers=layers)
     variables = mel_rvq_of(recorded[f"layers{layers}_shapes"], config)
-    found = quantizer.quantize(variables["params"], quantizer_input(), None, config)
+    found = quantize(variables["params"], quantizer_input(), None, config)
     want = recorded[f"layers{layers}_codes"].transpose(0, 2, 1)  # [B, T, Q]
     gaps = recorded[f"layers{layers}_gaps"].transpose(0, 2, 1)
     # A code that rounding decided changes the residual of the books after it.
@@ -100,7 +105,7 @@ def test_codes_are_equal_wherever_a_gap_exceeds_rounding(layers, books):
 def test_codes_of_the_plain_quantizer():
     recorded = golden("rvq")
     variables = mel_rvq_of(recorded["single_shapes"], quantizer.SINGLE_VQ, "quantizers.0.")
-    found = quantizer.quantize(variables["params"], quantizer_input(), None, quantizer.SINGLE_VQ)
+    found = quantize(variables["params"], quantizer_input(), None, quantizer.SINGLE_VQ)
     assert np.mean(found.codes[..., 0] == recorded["single_codes"]) > 0.97
 
 
@@ -122,12 +127,17 @@ def test_stale_codes_come_of_age_and_are_replaced(monkeypatch):
     scores = -np.argsort(recorded["order"]).astype(np.float32)
     scores = np.broadcast_to(1 + scores / len(scores), (2, len(scores)))
     monkeypatch.setattr(jax.random, "uniform", lambda key, shape: jnp.asarray(scores).reshape(shape))
-    replaced = 0
-    for step in range(6):
+
+    @jax.jit
+    def train(params, counter):
         output = quantizer.quantize(params, x, None, config)
         counter, replacement = quantizer.retire_stale(counter, output, None, jax.random.key(0), 3)
-        params = quantizer.replace_rows(params, replacement)
-        replaced += int(replacement.rows.sum())
+        return output, counter, replacement.rows.sum(), quantizer.replace_rows(params, replacement)
+
+    replaced = 0
+    for step in range(6):
+        output, counter, rows, params = train(params, counter)
+        replaced += int(rows)
         np.testing.assert_array_equal(output.codes, recorded[f"step{step}_codes"].transpose(0, 2, 1))
         np.testing.assert_allclose(output.loss, recorded[f"step{step}_loss"], rtol=1e-5)
         np.testing.assert_array_equal(counter, recorded[f"step{step}_counters"])

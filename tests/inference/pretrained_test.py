@@ -14,6 +14,7 @@ from muq_jax.convert import muq as muq_names
 from muq_jax.convert import rules
 from muq_jax.convert.reader import WEIGHTS, read_tensors
 from muq_jax.errors import UserError
+from muq_jax.inference import pretrained
 from muq_jax.inference.pretrained import MelRVQ, MuQ
 from muq_jax.models import mel_rvq
 from muq_jax.models.config import MelRVQConfig, from_upstream_json
@@ -104,7 +105,7 @@ def test_other_rates_are_resampled(muq):
 
 
 @pytest.mark.parametrize(
-    "layers, numbers", [("last", [2]), (1, [1]), (-1, [2]), ([0, 2], [0, 2]), (np.array([2, 0]), [0, 2])]
+    "layers, numbers", [("last", [2]), (2, [2]), (-1, [2]), ([0, -1], [0, 2]), (np.array([2, 0]), [0, 2])]
 )
 def test_only_the_layers_asked_for_come_back(muq, clips, layers, numbers):
     every = muq(clips[:1], sampling_rate=24_000)
@@ -136,18 +137,19 @@ def test_windows_match_the_pass_over_each_window(muq):
 
 def test_one_compilation_serves_many_lengths_and_any_window_count(muq):
     rng = np.random.default_rng(0)
-    muq = MuQ(muq.config, muq.variables)
+    before = pretrained._features._cache_size()
     for seconds in (0.95, 0.97, 1.0):
         muq(
             [rng.standard_normal(int(24_000 * seconds)).astype(np.float32)],
             sampling_rate=24_000,
             layers="last",
         )
-    assert muq._features._cache_size() == 1
     for seconds in (1.3, 2.7, 4.1):
         wave = rng.standard_normal(int(24_000 * seconds)).astype(np.float32)
         muq([wave], sampling_rate=24_000, layers="last", window_seconds=1)
-    assert muq._features._cache_size() == 1
+    again = MuQ(muq.config, muq.variables)
+    again([wave], sampling_rate=24_000, layers="last", window_seconds=1)
+    assert pretrained._features._cache_size() <= before + 1
 
 
 @pytest.mark.parametrize(
