@@ -36,6 +36,7 @@ from muq_jax.train.loop import LoopConfig, Task
 from muq_jax.train.optim import OptimConfig
 from muq_jax.train.state import TrainState
 
+TARGETS = ("mel_rvq", "random_projection")
 VALID_SPLITS = ("val", "valid", "validation")
 
 Tensors = dict[str, np.ndarray]
@@ -138,6 +139,11 @@ def resolve_stat(config: ConfigDict) -> tuple[float, float]:
     """Returns the mel's mean and standard deviation: of the shards, else `model.stat`, else measured here."""
     stats = load_statistics(config.data.source) if Path(config.data.source).is_dir() else None
     if stats is None and config.model.stat is not None:
+        if len(config.model.stat) != 2 or not config.model.stat[1] > 0:
+            raise UserError(
+                f"model.stat={config.model.stat}: expected the mean and the standard deviation of the "
+                "mel in dB, such as (6.77,18.4)."
+            )
         mean, std = config.model.stat
         return float(mean), float(std)
     stats = stats or mel_statistics(train_source(config))
@@ -153,10 +159,13 @@ def _crop_samples(config: ConfigDict) -> int:
     return round(config.data.crop_seconds * config.model.mel.sample_rate_hz)
 
 
+def mel_rvq_config(config: ConfigDict) -> MelRVQConfig:
+    """Returns the model of a configuration of `mel_rvq.py`."""
+    return MelRVQConfig(_mel_config(config), RVQConfig(**config.model.rvq.to_dict()), config.model.label_rate)
+
+
 def _make_mel_rvq(config: ConfigDict, rvq: MelRVQ | None) -> Trainee:
-    model = MelRVQConfig(
-        _mel_config(config), RVQConfig(**config.model.rvq.to_dict()), config.model.label_rate
-    )
+    model = mel_rvq_config(config)
 
     def to_torch(state: TrainState) -> Tensors:
         variables = jax.device_get({"params": state.params, **state.model_state})
@@ -184,6 +193,8 @@ class TrainedTargets(MelRVQTargets):
 def _make_masked_prediction(config: ConfigDict, rvq: MelRVQ | None) -> Trainee:
     if config.model.dtype not in DTYPES:
         raise UserError(f"model.dtype={config.model.dtype!r}: expected one of {', '.join(DTYPES)}.")
+    if config.targets.name not in TARGETS:
+        raise UserError(f"targets.name={config.targets.name!r}: expected one of {', '.join(TARGETS)}.")
     fields = config.model.to_dict()
     objective = config.objective.to_dict()
     del objective["name"]

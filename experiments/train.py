@@ -64,25 +64,30 @@ def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> Result:
         config.model.stat = tuple(stored["model"]["stat"])
     config.model.stat = build.resolve_stat(config)
 
-    rvq = None
+    rvq, rvq_config = None, None
     if config.targets.get("name") == "mel_rvq":
-        rvq_folder = config.targets.rvq
-        if rvq_folder is None:
-            rvq_folder = workdir / "mel_rvq"
-            fitted = run(_rvq_config(config), rvq_folder)
-            if fitted.status == "interrupted":
-                return fitted
-        rvq = MelRVQ.from_pretrained(rvq_folder)
-        # The codes were learned from a mel normalised like this, and the model folder has one pair for both.
+        if config.targets.rvq is None:
+            rvq_config = _rvq_config(config)
+            rvq = MelRVQ(build.mel_rvq_config(rvq_config), {})  # its sizes; it is fitted below
+        else:
+            rvq = MelRVQ.from_pretrained(config.targets.rvq)
+        # The codes are learned from a mel normalised like this, and a model folder has one pair for both.
         config.model.stat = (rvq.config.mel.mean, rvq.config.mel.std)
-
     _check_config(config, stored, workdir)
+    # Every mistake shows here, before hours of work.
     trainee = build.make_trainee(config, rvq)
-    task = build.make_task(config, trainee, mesh)
+    task, loop_config = build.make_task(config, trainee, mesh), build.loop_config(config)
+
+    if rvq_config is not None:
+        fitted = run(rvq_config, workdir / "mel_rvq")
+        if fitted.status == "interrupted":
+            return fitted
+        trainee = build.make_trainee(config, MelRVQ.from_pretrained(workdir / "mel_rvq"))
+        task = build.make_task(config, trainee, mesh)
     if stored is None:
         _write_config(config, workdir)
     _log.info("%s: training in %s", config.objective.name, workdir)
-    state, status = loop.run(task, build.loop_config(config), mesh=mesh, workdir=workdir)
+    state, status = loop.run(task, loop_config, mesh=mesh, workdir=workdir)
     return Result(status, int(state.step), params_sha256(trainee.to_torch(state)))
 
 
@@ -214,10 +219,24 @@ def _set_up_logging() -> None:
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
     try:
-        return flags.FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        print(f"error: {str(error).strip()}", file=sys.stderr)
+        rest = flags.FLAGS(argv)
+        # A configuration file that could not be loaded says so only when something of it is read.
+        getattr(_CONFIG.value, "seed", None)
+        return rest
+    except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+        print(f"error: {_last_words(error)}", file=sys.stderr)
         sys.exit(WRONG_USAGE)
+
+
+def _last_words(error: Exception) -> str:
+    """Returns what config_flags means: it puts the traceback of a configuration file into the message."""
+    cause: Any = error
+    while isinstance(cause, BaseException) and cause.args:
+        cause = cause.args[0] if not isinstance(cause, OSError) else str(cause)
+    text = str(cause).strip()
+    if "Traceback (most recent call last)" in text:
+        text = text.splitlines()[-1].partition(": ")[2]
+    return " ".join(text.split())
 
 
 if __name__ == "__main__":

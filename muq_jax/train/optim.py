@@ -23,7 +23,7 @@ class OptimConfig:
       beta1, beta2, eps: Adam's.
       weight_decay: decoupled; each update also takes `learning rate * weight_decay` of the parameter away. As
         upstream's optimizer has one parameter group, biases and norm scales decay too.
-      clip_norm: gradients are scaled down to this global norm; None leaves them.
+      clip_norm: gradients are scaled down to this global norm; None or inf leaves them.
     """
 
     peak_lr: float = 5e-4
