@@ -6,12 +6,11 @@ r"""Mel-RVQ: the tokenizer whose codes MuQ predicts. 8 books of 1,024 codes, fit
 | variant | steps | batch | hardware and time |
 |---|---|---|---|
 | smoke | 40 | 4 x 1 s | a CPU, seconds; toy_music and upstream's mel statistics |
-| tiny | 1,000 | 32 x 5 s | TINY_TIME |
+| tiny | 1,000 | 32 x 5 s | 2 CPU cores, ten minutes (2 steps a second) |
 | large | 4,000 | 32 x 5 s | the paper's recipe; one GPU, about an hour upstream |
 
-Expected: the error falls with every book and every book uses most of its codes. The original's own quantiser,
-trained by this recipe on real music, reaches a normalised error after book 8 of 0.811 at 1,000 steps and
-0.651 at 2,000 (the plain mean: 1.125).
+Expected: the error falls with every book, and every book uses most of its codes: `tiny` on 16 h of music used
+983 or more of 1,024 in 50 steps. Measured runs are in experiments/RESULTS.md.
 """
 
 import dataclasses
