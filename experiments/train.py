@@ -29,6 +29,7 @@ from muq_jax.cli import DONE, FAILED, INTERRUPTED, WRONG_USAGE
 from muq_jax.convert.rules import params_sha256
 from muq_jax.errors import UserError
 from muq_jax.inference.pretrained import MelRVQ
+from muq_jax.report.training import report_training
 from muq_jax.train import loop
 
 CONFIG_FILE = "config.json"
@@ -201,6 +202,8 @@ def main(argv: Sequence[str]) -> int:
         return INTERRUPTED
     if jax.process_index() == 0:
         print(f"{workdir}: {'already ' if status == 'was done' else ''}done, step {step}")
+        if status == "done":
+            print(f"report: {report_training(workdir)}")
         print(f"params sha256 {sha256}")
     return DONE
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from muq_jax.checkpoint import load_meta, newest_step
 from muq_jax.convert import folder as model_folder
-from muq_jax.convert import mel_rvq, muq, workdir
+from muq_jax.convert import mel_rvq, muq
 from muq_jax.convert.rules import flatten, params_sha256
 from muq_jax.errors import UserError
 from muq_jax.inference.pretrained import MelRVQ, MuQ
@@ -43,7 +43,7 @@ def describe(name: str | os.PathLike[str]) -> str:
       UserError: it is neither.
     """
     source = model_folder.find(name)
-    return _describe_run(source) if workdir.is_work_directory(source) else _describe_folder(source)
+    return _describe_run(source) if model_folder.is_work_directory(source) else _describe_folder(source)
 
 
 def _describe_folder(source: Path) -> str:

@@ -152,8 +152,8 @@ def run(task: Task, config: LoopConfig, *, mesh: Mesh, workdir: Path) -> tuple[T
                 stop = checkpoints.reached_preemption(step) if jax.process_count() > 1 else signalled()
                 ends = stop or step == config.num_steps
                 saves = ends or step % config.checkpoint_every == 0
-                evaluates = evaluate is not None and _is_due(step, config)
-                if saves or evaluates:
+                evaluate_now = evaluate if _is_due(step, config) else None
+                if saves or evaluate_now:
                     journal.record(*late)
                     late = None
                 if saves:
@@ -161,8 +161,8 @@ def run(task: Task, config: LoopConfig, *, mesh: Mesh, workdir: Path) -> tuple[T
                     # from.
                     journal.end_window()
                 with journal.not_training():
-                    if evaluates:
-                        journal.record_valid(step, evaluate(state))
+                    if evaluate_now:
+                        journal.record_valid(step, evaluate_now(state))
                     if saves:
                         save(step)
                 if stop and step < config.num_steps:

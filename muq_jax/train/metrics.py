@@ -31,8 +31,8 @@ class Window:
 
     def add(self, metrics: Mapping[str, Mean]) -> None:
         """Adds one batch's metrics, already on the host."""
-        metrics = jax.tree.map(lambda x: np.asarray(x, np.float64), dict(metrics))
-        self._sums = jax.tree.map(operator.add, self._sums, metrics) if self._sums else metrics
+        new = jax.tree.map(lambda x: np.asarray(x, np.float64), dict(metrics))
+        self._sums = jax.tree.map(operator.add, self._sums, new) if self._sums else new
 
     def pop(self) -> Row:
         """Returns the window's means as numbers and lists of numbers, and empties it."""
@@ -40,7 +40,10 @@ class Window:
         row: Row = {}
         for name, (total, weight) in sums.items():
             if name == CODE_COUNTS:
-                row |= {f"codes_{key}": value.tolist() for key, value in codebook_health(total).items()}
+                row |= {
+                    f"codes_{key}": value.tolist()
+                    for key, value in codebook_health(np.asarray(total)).items()
+                }
                 row |= {"num_codes": total.shape[-1], "codes_counted": total[0].sum().item()}
                 continue
             with np.errstate(invalid="ignore", divide="ignore"):

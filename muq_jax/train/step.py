@@ -112,7 +112,7 @@ def _loss_and_grads(
     )
     start = (state.model_state, *zeros)
     if accumulate == 1:
-        # No loop, not even of one step: XLA's CPU convolutions are ten times slower when they come out of one.
+        # No loop, not even of one step: XLA's CPU convolutions are ten times slower out of one.
         carry, updates = one_micro(start, first)
         updates = jax.tree.map(lambda x: x[None], updates)
     else:

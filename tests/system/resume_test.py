@@ -25,6 +25,7 @@ def command(workdir):
         "--config=experiments/configs/mel_rvq.py:smoke",
         f"--workdir={workdir}",
         f"--config.train.num_steps={STEPS}",
+        "--config.data.source=toy_music:10",
         "--config.train.checkpoint_every=7",
         "--config.train.log_every=1",
         "--config.train.eval_every=10",
@@ -59,6 +60,7 @@ def kill_when(workdir, reached):
     while not reached(workdir):
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
+        time.sleep(0.002)  # only so as not to take the processor from the run
     process.send_signal(signal.SIGKILL)
     process.communicate()
 
@@ -88,7 +90,7 @@ def steady(rows):
 def test_a_killed_run_ends_with_the_same_bits(tmp_path):
     whole = finish(tmp_path / "whole")
     killed = tmp_path / "killed"
-    for reached in (step_is(3), step_is(18), saving(21), step_is(33)):
+    for reached in (step_is(3), saving(21), step_is(33)):
         kill_when(killed, reached)
     assert finish(killed) == whole
 
