@@ -89,7 +89,9 @@ def test_confined_packages_stay_where_they_belong(path):
 
 
 def test_importing_the_package_imports_nothing_heavy():
-    code = "import sys, muq_jax; print([m for m in sys.modules if m.split('.')[0] in ('jax', 'numpy', 'flax')])"
+    code = (
+        "import sys, muq_jax; print([m for m in sys.modules if m.split('.')[0] in ('jax', 'numpy', 'flax')])"
+    )
     out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
 

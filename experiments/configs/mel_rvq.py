@@ -17,7 +17,7 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
-from experiments.configs import common
+from experiments.configs import groups
 from muq_jax.models.config import MelRVQConfig
 
 VARIANTS = {
@@ -29,20 +29,20 @@ VARIANTS = {
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """Returns the configuration of a variant, `tiny` by default."""
-    sizes = common.variant_of(arg, VARIANTS)
+    sizes = groups.variant_of(arg, VARIANTS)
     smoke = arg == "smoke"
     default = MelRVQConfig()
 
     config = ConfigDict()
     config.seed = 0
     config.model = ConfigDict()
-    config.model.mel = common.mel_group(default.mel)
-    config.model.stat = common.stat_field(common.UPSTREAM_STAT if smoke else None)
+    config.model.mel = groups.mel_group(default.mel)
+    config.model.stat = groups.stat_field(groups.UPSTREAM_STAT if smoke else None)
     config.model.label_rate = default.label_rate
     config.model.rvq = ConfigDict(dataclasses.asdict(default.rvq))
     config.targets = ConfigDict()
     config.objective = ConfigDict({"name": "mel_rvq"})
-    config.data = common.data_group(
+    config.data = groups.data_group(
         "toy_music:40" if smoke else "toy_music",
         batch_size=sizes["batch_size"],
         crop_seconds=sizes["crop_seconds"],
@@ -55,13 +55,13 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.optim.beta2 = 0.999
     config.optim.eps = 1e-8
     config.optim.weight_decay = 0.0
-    config.optim.clip_norm = common.optional(float)
+    config.optim.clip_norm = groups.optional(float)
     config.optim.accumulate = 1
-    config.train = common.train_group(
+    config.train = groups.train_group(
         sizes["num_steps"],
         log_every=sizes["log_every"],
         eval_every=sizes["checkpoint_every"],
         checkpoint_every=sizes["checkpoint_every"],
     )
-    config.mesh = common.mesh_group()
+    config.mesh = groups.mesh_group()
     return config

@@ -22,7 +22,7 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
-from experiments.configs import common
+from experiments.configs import groups
 from muq_jax.models.config import PRESETS
 
 VARIANTS = {
@@ -47,7 +47,7 @@ VARIANTS = {
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """Returns the configuration of a variant, `tiny` by default."""
-    sizes = common.variant_of(arg, VARIANTS)
+    sizes = groups.variant_of(arg, VARIANTS)
     name = arg or next(iter(VARIANTS))
     preset = PRESETS[name]
     smoke = name == "smoke"
@@ -56,8 +56,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.seed = 0
     config.model = ConfigDict()
     config.model.dtype = "float32"
-    config.model.mel = common.mel_group(preset.mel)
-    config.model.stat = common.stat_field(common.UPSTREAM_STAT if smoke else None)
+    config.model.mel = groups.mel_group(preset.mel)
+    config.model.stat = groups.stat_field(groups.UPSTREAM_STAT if smoke else None)
     config.model.label_rate = preset.label_rate
     config.model.conv_channels = preset.conv_channels
     config.model.conformer = ConfigDict(dataclasses.asdict(preset.conformer))
@@ -69,8 +69,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     # to run first.
     config.targets = ConfigDict()
     config.targets.name = "mel_rvq"
-    config.targets.rvq = common.optional(str)
-    config.targets.fit = common.optional(str, sizes["fit"])
+    config.targets.rvq = groups.optional(str)
+    config.targets.fit = groups.optional(str, sizes["fit"])
 
     config.objective = ConfigDict()
     config.objective.name = "masked_prediction"
@@ -79,7 +79,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.objective.mask_noise_std = preset.mask_noise_std
     config.objective.mel_reconstruction_weight = preset.mel_reconstruction_weight
 
-    config.data = common.data_group(
+    config.data = groups.data_group(
         "toy_music:40" if smoke else "toy_music",
         batch_size=sizes["batch_size"],
         crop_seconds=sizes["crop_seconds"],
@@ -93,14 +93,14 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.optim.beta2 = 0.98
     config.optim.eps = 1e-6
     config.optim.weight_decay = 0.01
-    config.optim.clip_norm = common.optional(float, 10.0)
+    config.optim.clip_norm = groups.optional(float, 10.0)
     config.optim.accumulate = 1
 
-    config.train = common.train_group(
+    config.train = groups.train_group(
         sizes["num_steps"],
         log_every=sizes["log_every"],
         eval_every=sizes["eval_every"],
         checkpoint_every=sizes["checkpoint_every"],
     )
-    config.mesh = common.mesh_group()
+    config.mesh = groups.mesh_group()
     return config
