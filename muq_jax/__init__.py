@@ -1,7 +1,7 @@
 """MuQ in JAX: music representations learned without labels, on TPUs, GPUs and CPUs.
 
-Dimension letters used in every shape comment: `B` batch, `S` samples, `T` tokens (25 or 50 Hz), `F` mel bands,
-`D` width, `H` heads, `K` head size, `Q` codebooks, `V` codes in a book, `C` code size, `L` layers.
+Dimension letters used in every shape comment: `B` batch, `S` samples, `T` tokens (25 or 50 Hz), `F` mel
+bands, `D` width, `H` heads, `K` head size, `Q` codebooks, `V` codes in a book, `C` code size, `L` layers.
 
 Public names are imported on first use, so that `import muq_jax` costs nothing beyond Python itself.
 """

@@ -22,7 +22,7 @@ from muq_jax.errors import UserError
 DONE, FAILED, WRONG_USAGE, SOME_FILES_FAILED, INTERRUPTED = 0, 1, 2, 3, 75
 
 COMMANDS = {
-    "info": "configuration, sizes, last metrics, health and params sha256 of a model folder or a work directory",
+    "info": "configuration, sizes, metrics, health and params sha256 of a model folder or work directory",
     "prepare": "decode, resample and check audio; write shards, a manifest, statistics and a list of rejects",
 }
 
