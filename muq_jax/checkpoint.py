@@ -146,17 +146,15 @@ class Checkpoints:
             )
             raise UserError(
                 f"{self._folder}: the checkpoint of step {self._saving} could not be written, the disk is "
-                "full "
-                f"({free / 2**20:.0f} MiB free, or a quota is used up). {kept}. Make room and run the same "
-                "command again."
+                f"full ({free / 2**20:.0f} MiB free, or a quota is used up). {kept}. Make room and run "
+                "the same command again."
             ) from error
 
 
 def newest_step(workdir: str | os.PathLike[str]) -> int | None:
-    """Returns the newest whole checkpoint of a work directory, or None; says so for each newer one that is
-    damaged.
+    """Returns the newest whole checkpoint of a work directory, or None; logs each newer one that is damaged.
 
-    Every file is read once, to compare it with its checksum.
+    Every file of it is read once, to be compared with its checksum.
     """
     folder = Path(workdir) / FOLDER
     for step in sorted(_finished_steps(folder), reverse=True):
@@ -215,8 +213,7 @@ def _finished_steps(folder: Path) -> list[int]:
 def _keep_whole(folder: Path) -> int | None:
     """Clears away what is not a whole checkpoint and returns the newest that is.
 
-    Orbax would refuse to write a step whose folder exists. Unfinished saves go; damaged ones are only
-    renamed.
+    Orbax would refuse to write a step whose folder exists. Unfinished saves go, damaged ones are renamed.
     """
     finished = _finished_steps(folder)
     for entry in [entry for entry in folder.iterdir() if entry.name.isdecimal()]:

@@ -52,8 +52,7 @@ def state_shardings(
 
     The first rule whose pattern is found in the leaf's path (`params/encoder/.../kernel`) decides. Without
     one, a leaf of `min_size` elements or more is split over `fsdp` along its largest dimension that divides
-    evenly; everything else is replicated. Optimizer moments have their parameters' shapes, so they follow
-    them.
+    evenly; everything else is replicated. Optimizer moments, of their parameters' shapes, follow them.
     """
     fsdp = mesh.shape["fsdp"]
 
@@ -87,8 +86,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def host_rows(mesh: Mesh, batch_size: int) -> tuple[int, int]:
-    """Returns the rows `[lo, hi)` of a global batch that this host's devices own: the only ones it has to
-    read.
+    """Returns the rows `[lo, hi)` of a global batch that this host's devices own, and that it has to read.
 
     Raises:
       UserError: the batch does not divide evenly over the devices.

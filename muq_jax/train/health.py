@@ -150,17 +150,14 @@ CHECKS = (
         "not_below_code_frequencies",
         _not_below_frequencies,
         "after {step} steps the cross-entropy, {found:.3f}, is not below {known:.3f}, what knowing only "
-        "the codes' "
-        "frequencies gives: the model does not use the audio yet. Train longer, raise optim.peak_lr, or "
-        "take more "
-        "clips a step (data.batch_size, optim.accumulate).",
+        "the codes' frequencies gives: the model does not use the audio yet. Train longer, raise "
+        "optim.peak_lr, or take more clips a step (data.batch_size, optim.accumulate).",
     ),
     Check(
         "unused_codes",
         _unused_codes,
         "book {book} uses {used} of {codes} codes. Train the Mel-RVQ longer or on more varied audio, and "
-        "see that "
-        "the mel statistics are those of the data (model.stat; `prepare` measures them).",
+        "see that the mel statistics are those of the data (model.stat; `prepare` measures them).",
     ),
     Check(
         "useless_book",
@@ -172,8 +169,7 @@ CHECKS = (
         "gradient_jump",
         _gradient_jump,
         "the gradient norm, {norm:.3g}, is more than ten times its median of {usual:.3g}. If the loss "
-        "rises with it, "
-        "lower optim.peak_lr or lengthen optim.warmup_steps.",
+        "rises with it, lower optim.peak_lr or lengthen optim.warmup_steps.",
     ),
     Check(
         "skipped_steps",
@@ -184,22 +180,19 @@ CHECKS = (
     Check(
         "waiting_for_data",
         _waiting_for_data,
-        "the data is slower than the device: {share:.0f} % of the time is spent waiting for it. Train from "
-        "shards "
-        "(`python -m muq_jax prepare`), raise data.num_threads or set data.num_workers.",
+        "the data is slower than the device: {share:.0f} % of the time is spent waiting for it. Train "
+        "from shards (`python -m muq_jax prepare`), raise data.num_threads or set data.num_workers.",
     ),
     Check(
         "loss_risen",
         _loss_risen,
-        "the loss has risen to {now:.3f} from {best:.3f}. Lower optim.peak_lr, lengthen optim.warmup_steps "
-        "or lower "
-        "optim.clip_norm, and start again from an empty work directory.",
+        "the loss has risen to {now:.3f} from {best:.3f}. Lower optim.peak_lr, lengthen "
+        "optim.warmup_steps or lower optim.clip_norm, and start again from an empty work directory.",
     ),
     Check(
         "overfitting",
         _overfitting,
-        "the validation loss has risen to {now:.3f} from {best:.3f} at step {best_step}: the model learns "
-        "the training "
-        "clips by heart. Train on more audio or for fewer steps.",
+        "the validation loss has risen to {now:.3f} from {best:.3f} at step {best_step}: the model "
+        "learns the training clips by heart. Train on more audio or for fewer steps.",
     ),
 )

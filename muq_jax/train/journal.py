@@ -134,10 +134,9 @@ class Journal:
             self.end_window()
             raise UserError(
                 f"stopped: the last {self.counters.skipped_in_a_row} steps up to step {step} had a loss or "
-                "gradient that "
-                f"is not finite. {self._nonfinite_path} lists their clips. Look at those clips; else lower "
-                "optim.peak_lr, "
-                "or use model.dtype=float32. The same command goes on from the newest checkpoint."
+                f"gradient that is not finite. {self._nonfinite_path} lists their clips. Look at those; else "
+                "lower optim.peak_lr, or use model.dtype=float32. The same command goes on from the newest "
+                "checkpoint."
             )
 
     def end_window(self) -> None:

@@ -87,8 +87,7 @@ def run(task: Task, config: LoopConfig, *, mesh: Mesh, workdir: Path) -> tuple[T
     """Trains until `num_steps`, from the newest whole checkpoint in `workdir` if there is one.
 
     A run that was ended at any moment and is started again ends with the bits that it would have had. SIGINT
-    and SIGTERM (on several hosts a preemption notice) save a checkpoint after the step at hand and end the
-    run.
+    and SIGTERM (on several hosts a preemption notice) end it with a checkpoint after the step at hand.
 
     Returns:
       The state, and "done", "interrupted", or "was done" where there was nothing left to do.
@@ -157,8 +156,7 @@ def run(task: Task, config: LoopConfig, *, mesh: Mesh, workdir: Path) -> tuple[T
                     journal.record(*late)
                     late = None
                 if saves:
-                    # Before the checkpoint: no window of metrics reaches over the step that a run resumes
-                    # from.
+                    # Before the checkpoint: no window reaches over the step that a run resumes from.
                     journal.end_window()
                 with journal.not_training():
                     if evaluate_now:

@@ -94,8 +94,7 @@ def keep_rows_until(path: Path, step: int) -> list[Row]:
 
 
 class MetricsWriter:
-    """Writes rows to `metrics.jsonl` and TensorBoard event files; on hosts other than the first it only
-    remembers.
+    """Writes rows to `metrics.jsonl` and TensorBoard event files; hosts but the first only remember them.
 
     Attributes:
       rows: everything written so far, of earlier starts of the run too.

@@ -42,8 +42,7 @@ class OptimConfig:
         if self.schedule == "warmup_linear" and self.total_steps <= self.warmup_steps:
             raise UserError(
                 f"optim.warmup_steps={self.warmup_steps} leaves none of the {self.total_steps} steps to "
-                "train in: "
-                "make it smaller or train.num_steps larger."
+                "train in: make it smaller or train.num_steps larger."
             )
 
 

@@ -16,8 +16,7 @@ from muq_jax.objectives.objective import Objective
 
 @flax.struct.dataclass
 class TrainState:
-    """Everything that a step changes. No functions: static fields would make two builds of a model differ as
-    pytrees.
+    """Everything that a step changes; no functions, whose presence would make two builds differ as pytrees.
 
     Attributes:
       step: int32 scalar, steps taken, skipped ones included.

@@ -33,10 +33,10 @@ class StepOutput(NamedTuple):
 def make_train_step(
     objective: Objective, optimizer: optax.GradientTransformation, *, accumulate: int = 1
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, StepOutput]]:
-    """Returns `train_step(state, batch, base_key)`; its key is `fold_in(base_key, state.step)`, so nothing is
-    carried.
+    """Returns `train_step(state, batch, base_key)`, which gives the next state and a `StepOutput`.
 
-    A step whose loss or gradient is not finite leaves everything but the step counter as it was.
+    Its key is `fold_in(base_key, state.step)`, so that none is carried. A step whose loss or gradient is not
+    finite leaves everything but the step counter as it was.
 
     Args:
       objective: the loss. All its chance comes from the key and `batch["row"]`.
