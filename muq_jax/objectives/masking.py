@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from muq_jax.errors import UserError
+
 
 @dataclass(frozen=True)
 class MaskingConfig:
@@ -25,8 +27,9 @@ class MaskingConfig:
 
     def __post_init__(self):
         if abs(self.seconds * self.label_rate - self.block_tokens) > 1e-6:
-            raise ValueError(
-                f"a masked block of {self.seconds} s is no whole number of tokens at {self.label_rate} Hz"
+            raise UserError(
+                f"mask_seconds is {self.seconds}, which is no whole number of tokens at label_rate "
+                f"{self.label_rate}: set it to a multiple of {1 / self.label_rate}"
             )
 
     @property

@@ -1,0 +1,54 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from muq_jax.audio.mel import MelConfig
+from muq_jax.models import mel_rvq
+from muq_jax.models.config import MelRVQConfig
+from muq_jax.objectives.targets import MelRVQTargets, RandomProjectionTargets, single_vq_targets
+from muq_jax.quantize.random_projection import RandomProjectionConfig
+from muq_jax.quantize.rvq import RVQConfig
+
+MAKERS = {
+    "mel_rvq": MelRVQTargets(MelRVQConfig(rvq=RVQConfig(num_books=3, num_codes=64))),
+    "mel_rvq_50hz": MelRVQTargets(
+        MelRVQConfig(rvq=RVQConfig(num_books=2, num_codes=64, input_dim=256), label_rate=50)
+    ),
+    "single_vq": single_vq_targets(),
+    "random_projection": RandomProjectionTargets(RandomProjectionConfig(num_codes=128), MelConfig()),
+    "random_projection_50hz": RandomProjectionTargets(
+        RandomProjectionConfig(num_books=2, num_codes=128, input_dim=256), MelConfig(), frames_per_token=2
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_every_maker_of_targets_has_the_same_interface(name):
+    maker = MAKERS[name]
+    variables = maker.init(jax.random.key(0))
+    wave = 0.1 * jax.random.normal(jax.random.key(1), (3, 9_600 + 500))
+    num_samples = jnp.array([10_100, 4_000, 0])
+    codes, valid = jax.jit(maker)(variables, wave, num_samples)
+    tokens = 20 if name.endswith("50hz") else 10
+    assert codes.shape == (3, tokens, maker.num_books) and codes.dtype == jnp.int32
+    assert 0 <= codes.min() and codes.max() < maker.num_codes
+    assert len(np.unique(codes)) > 5
+    # 4,000 samples are 16 frames, whatever the stacking: 4 tokens of 4 or 8 of 2.
+    assert valid.sum(1).tolist() == [tokens, tokens * 4 // 10, 0]
+    alone, _ = maker(variables, wave[1:2, :4_000], num_samples[1:2])
+    np.testing.assert_array_equal(codes[1][valid[1]], alone[0])
+
+
+def test_mel_rvq_targets_are_its_codes():
+    maker = MAKERS["mel_rvq"]
+    variables = maker.init(jax.random.key(0))
+    wave = 0.1 * jax.random.normal(jax.random.key(1), (2, 9_600))
+    codes, valid = maker(variables, wave, jnp.full(2, 9_600))
+    np.testing.assert_array_equal(codes, mel_rvq.encode(variables, wave, config=maker.config))
+    assert valid.all() and maker.collection == "rvq"
+
+
+def test_single_vq_is_one_small_book():
+    rvq = single_vq_targets().config.rvq
+    assert (rvq.num_books, rvq.num_codes, rvq.code_dim, rvq.stale_tolerance) == (1, 1024, 8, 1000)
