@@ -95,13 +95,14 @@ def self_similarity(
     are squares.
 
     Args:
-        features: [T, D]; averaged over a fifth of a second and centred over the clip first.
+        features: [T, D]; averaged over a fifth of a second, then standardised over the clip.
         spans: parts of the clip, drawn and named along the top.
     """
     stride = max(1, round(frame_rate_hz / 5))
     num = len(features) // stride
     pooled = features[: num * stride].reshape(num, stride, -1).mean(axis=1)
-    pooled = pooled - pooled.mean(axis=0)
+    # Without this a few strong dimensions, which follow the loudness, would decide everything.
+    pooled = (pooled - pooled.mean(axis=0)) / np.maximum(pooled.std(axis=0), 1e-9)
     pooled = pooled / np.maximum(np.linalg.norm(pooled, axis=1, keepdims=True), 1e-9)
     seconds = num * stride / frame_rate_hz
     with canvas(width=6.2, height=5.3) as c:
@@ -120,7 +121,7 @@ def self_similarity(
         ax.set_title(title + (f"; {spans_name} marked" if spans else ""), pad=24 if spans else 10)
         ax.set(xlabel="time (s)", ylabel="time (s)")
         ax.grid(visible=False)
-        c.figure.colorbar(image, ax=ax, label="cosine, centred", pad=0.02, shrink=0.9)
+        c.figure.colorbar(image, ax=ax, label="cosine", pad=0.02, shrink=0.9)
         return c.picture(
             f"A square matrix, {seconds:.0f} s by {seconds:.0f} s: how alike layer {layer}'s features are "
             "at each pair of moments. Bright squares are parts that sound alike, bright lines beside the "
