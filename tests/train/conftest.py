@@ -72,16 +72,16 @@ class Batches:
         self.closed = True
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def regression():
     return Regression
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def batch_of():
     return make_batch
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def batches_from():
     return Batches

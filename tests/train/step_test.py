@@ -52,12 +52,12 @@ def test_step_follows_the_gradient_of_the_masked_mean(regression, batch_of):
 
 
 def test_training_converges(regression, batch_of):
-    state, outputs = train(regression(noise=0.0), [batch_of(step) for step in range(400)])
+    state, outputs = train(regression(noise=0.0), [batch_of(step) for step in range(200)])
     assert outputs[-1].loss < 1e-3 < outputs[0].loss
     np.testing.assert_allclose(state.params["offset"], 1.0, atol=0.05)
 
 
-@pytest.mark.parametrize("accumulate", [2, 4, 16])
+@pytest.mark.parametrize("accumulate", [2, 16])
 def test_accumulation_is_the_whole_batch(regression, batch_of, accumulate):
     batches = [batch_of(step) for step in range(5)]
     whole, whole_outputs = train(regression(), batches)
@@ -91,7 +91,7 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_counter(regression, b
 
 def test_a_skipped_step_leaves_a_run_that_goes_on_and_learns(regression, batch_of):
     state, outputs = train(
-        regression(noise=0.0), [batch_of(step, broken=step % 7 == 0) for step in range(400)]
+        regression(noise=0.0), [batch_of(step, broken=step % 7 == 0) for step in range(200)]
     )
     assert outputs[-2].loss < 1e-2
     assert np.isfinite(state.params["slope"]).all()
