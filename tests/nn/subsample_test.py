@@ -10,6 +10,7 @@ from muq_jax.nn.subsample import TIME_STRIDES, Conv2dSubsampling, num_tokens
 F, C, D = 8, 3, 5
 
 
+@functools.cache
 def make(label_rate=25):
     module = Conv2dSubsampling(C, D, label_rate)
     variables = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 8, F)))
