@@ -61,9 +61,9 @@ class Size:
 
 FULL = Size(
     variant="tiny",
-    toy_clips=400,
+    toy_clips=800,
     probe_clips=360,
-    rvq_steps=300,
+    rvq_steps=500,
     rvq_batch=16,
     muq_steps=500,
     muq_batch=8,
@@ -134,14 +134,15 @@ def run(workdir: Path, audio: Path | None, size: Size) -> int:
 def rvq_configuration(size: Size, corpus: Corpus) -> ConfigDict:
     """`mel_rvq.py` with fewer steps, made up for by a higher learning rate."""
     config = mel_rvq_config.get_config(size.variant)
+    config.model.stat = corpus.stat
     config.data.source = corpus.source
     config.data.batch_size = size.rvq_batch
     config.data.crop_seconds = size.crop_seconds
-    config.optim.peak_lr = 1e-3
+    config.optim.peak_lr = 3e-3
     config.train.num_steps = size.rvq_steps
     config.train.log_every = max(1, size.rvq_steps // 10)
     config.train.eval_every = max(1, size.rvq_steps // 2)
-    config.train.checkpoint_every = max(1, size.rvq_steps // 3)
+    config.train.checkpoint_every = max(1, size.rvq_steps // 5)
     return config
 
 

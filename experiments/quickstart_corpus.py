@@ -15,6 +15,7 @@ from muq_jax.audio.decode import SAMPLE_RATE_HZ
 from muq_jax.data.manifest import Clip, read_manifest, scan_folder, with_header, write_manifest
 from muq_jax.data.prepare import prepare
 from muq_jax.data.sources import Source, make_source
+from muq_jax.data.statistics import mel_statistics
 from muq_jax.data.toy_music import ToyMusicSource, make_clip
 from muq_jax.errors import UserError
 from muq_jax.probe.features import LabelledClip
@@ -34,6 +35,7 @@ class Corpus:
 
     Attributes:
       source: as `data.source`.
+      stat: mean and standard deviation of its mel in dB; None where the shards have them.
       facts: what there is to say about it, by name.
       tasks, clips: of the probe; none where there are no labels.
       why_no_probe: what to say where there are none.
@@ -42,6 +44,7 @@ class Corpus:
     """
 
     source: str
+    stat: tuple[float, float] | None
     facts: dict[str, str]
     tasks: tuple[Task, ...]
     clips: list[LabelledClip]
@@ -60,8 +63,11 @@ def toy_corpus(num_clips: int, num_probe_clips: int) -> Corpus:
         labels = {name: source[i]["labels"][name] for name in ("key", "instrument", "style")}
         clips.append(LabelledClip(f"probe-{i}", split, labels, partial(_wave, source, i)))
     track, chords = _toy_track()
+    # A hundred clips have 13 million mel values: more change nothing that can be seen.
+    stats = mel_statistics(ToyMusicSource(num_clips, split="train"), max_clips=100)
     return Corpus(
         source=f"toy_music:{num_clips}",
+        stat=(stats["mean"], stats["std"]),
         facts={
             "music": "toy_music, composed and synthesised by our own code: songs and notes of 10 s",
             "for pretraining": f"{num_clips} clips, {num_clips / 360:.1f} h; eight in ten to train on",
@@ -106,6 +112,7 @@ def own_corpus(folder: Path, workdir: Path) -> Corpus:
     longest = max(range(len(prepared)), key=lambda i: min(prepared[i].num_samples or 0, _TRACK_SAMPLES))
     return Corpus(
         source=str(workdir / "corpus"),
+        stat=None,
         facts={
             "music": f"{folder}: {num_found} audio files",
             "used": f"{report.num_clips} files, {report.hours:.2f} h"

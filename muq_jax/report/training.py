@@ -67,7 +67,7 @@ def rvq_cards(rows: Sequence[Row]) -> list[Card]:
     cards = [
         Card(f"{last['error'][0]:.2f} to {last['error'][-1]:.2f}", "mel error after the first and last book")
     ]
-    least = min(last["codes_used"])
+    least = min(_usage_row(_split(rows, "train"))["codes_used"])
     return [*cards, Card(f"{least:,} of {last['num_codes']:,}", "codes in use, in the book with the fewest")]
 
 
@@ -97,8 +97,7 @@ def rvq_blocks(rows: Sequence[Row], plain_mean: float | None = None) -> list[Blo
         plain_mean: the error of answering every time with the mean of the training data, where it is known.
     """
     train = _split(rows, "train")
-    # Validation has too few tokens to show every code.
-    used, last = train[-1], (_split(rows, "valid") or train)[-1]
+    used, last = _usage_row(train), (_split(rows, "valid") or train)[-1]
     steps, errors = _curve(train, "error")
     return [
         "Each book encodes what the books before it left over, so the error must fall from book to book.",
@@ -164,6 +163,11 @@ def run_facts() -> dict[str, str]:
 def _config_of(workdir: Path) -> dict[str, str]:
     path = workdir / CONFIG_FILE
     return {CONFIG_FILE: json.dumps(json.loads(path.read_text()), indent=2)} if path.exists() else {}
+
+
+def _usage_row(train: Sequence[Row]) -> Row:
+    """Of the last rows the one with the most tokens: validation, or a short row, cannot show every code."""
+    return max(train[-3:], key=lambda row: row["codes_counted"])
 
 
 def _split(rows: Sequence[Row], name: str) -> list[Row]:

@@ -84,7 +84,11 @@ def test_cards_take_validation_where_there_is_one():
     assert "validation" in prediction_cards(rows)[0].meaning
     assert prediction_cards(rows[:1])[0].value == "3.00"
     assert f"{np.log(1024):.2f}" in prediction_cards(rows)[0].meaning
-    assert [card.value for card in rvq_cards([rvq_row(1)])] == ["1.00 to 0.50", "800 of 1,024"]
+    short = rvq_row(3) | {"codes_used": [10, 9], "codes_counted": 100.0}
+    assert [card.value for card in rvq_cards([rvq_row(1), rvq_row(2), short])] == [
+        "1.00 to 0.50",
+        "800 of 1,024",
+    ]
 
 
 def test_health_names_the_run():
