@@ -172,6 +172,7 @@ def test_encode_takes_the_mel_that_the_call_makes():
     np.testing.assert_allclose(out.hidden_states, expected.hidden_states, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_eight_devices_compute_what_one_does():
     rng = np.random.default_rng(0)
     wave = rng.normal(0, 0.1, (8, 4800)).astype(np.float32)
