@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -47,11 +46,11 @@ class Trainee:
     """What a configuration trains.
 
     Attributes:
-      objective: the model and its loss.
-      num_codes: V; what chance gets wrong.
-      flops_per_clip: of a training step on one crop.
-      model_config: the model's `config.json`, saved with every checkpoint.
-      to_torch: from a training state to the tensors in use, under PyTorch's names.
+        objective: the model and its loss.
+        num_codes: V; what chance gets wrong.
+        flops_per_clip: of a training step on one crop.
+        model_config: the model's `config.json`, saved with every checkpoint.
+        to_torch: from a training state to the tensors in use, under PyTorch's names; all hosts take part.
     """
 
     objective: Objective
@@ -64,10 +63,9 @@ class Trainee:
 def make_task(config: ConfigDict, trainee: Trainee, mesh: Mesh) -> Task:
     """Returns the task of a resolved configuration."""
     data = config.data
-    crop_samples = round(data.crop_seconds * config.model.mel.sample_rate_hz)
     reading = dict(
         batch_size=data.batch_size,
-        crop_samples=crop_samples,
+        crop_samples=_crop_samples(config),
         rows=parallel.host_rows(mesh, data.batch_size),
         num_workers=data.num_workers,
         num_threads=data.num_threads,
@@ -105,16 +103,33 @@ def make_trainee(config: ConfigDict, rvq: MelRVQ | None) -> Trainee:
     """Returns what `config.objective.name` trains.
 
     Args:
-      config: resolved: `model.stat` is known.
-      rvq: the trained Mel-RVQ that makes the targets, where there is one.
+        config: resolved: `model.stat` is known.
+        rvq: the trained Mel-RVQ that makes the targets, where there is one.
 
     Raises:
-      UserError: no such objective.
+        UserError: no such objective; numbers that no batch can be made from.
     """
+    _check_batches(config)
     name = config.objective.name
     if name not in TRAINEES:
         raise UserError(f"objective.name={name!r}: expected one of {', '.join(TRAINEES)}.")
     return TRAINEES[name](config, rvq)
+
+
+def _check_batches(config: ConfigDict) -> None:
+    data = config.data
+    for name, value, lowest, highest in (
+        ("data.batch_size", data.batch_size, 1, None),
+        # The mel's window, and two whole tokens.
+        ("data.crop_seconds", data.crop_seconds, 0.1, None),
+        ("data.num_threads", data.num_threads, 0, None),
+        ("data.num_workers", data.num_workers, 0, None),
+        ("seed", config.seed, 0, 2**32 - 1),
+    ):
+        if not value >= lowest or (highest is not None and value > highest):
+            raise UserError(
+                f"{name}={value}: expected {lowest} {'or more' if highest is None else f'to {highest}'}."
+            )
 
 
 def train_source(config: ConfigDict) -> Source:
@@ -137,15 +152,14 @@ def valid_source(config: ConfigDict) -> Source | None:
 
 def resolve_stat(config: ConfigDict) -> tuple[float, float]:
     """Returns the mel's mean and standard deviation: of the shards, else `model.stat`, else measured here."""
-    stats = load_statistics(config.data.source) if Path(config.data.source).is_dir() else None
-    if stats is None and config.model.stat is not None:
-        if len(config.model.stat) != 2 or not config.model.stat[1] > 0:
-            raise UserError(
-                f"model.stat={config.model.stat}: expected the mean and the standard deviation of the "
-                "mel in dB, such as (6.77,18.4)."
-            )
-        mean, std = config.model.stat
-        return float(mean), float(std)
+    given, stats = config.model.stat, load_statistics(config.data.source)
+    if given is not None and (len(given) != 2 or not given[1] > 0):
+        raise UserError(
+            f"model.stat={given}: expected the mean and the standard deviation of the mel in dB, such as "
+            "(6.77,18.4)."
+        )
+    if stats is None and given is not None:
+        return float(given[0]), float(given[1])
     stats = stats or mel_statistics(train_source(config))
     return float(stats["mean"]), float(stats["std"])
 
@@ -168,7 +182,7 @@ def _make_mel_rvq(config: ConfigDict, rvq: MelRVQ | None) -> Trainee:
     model = mel_rvq_config(config)
 
     def to_torch(state: TrainState) -> Tensors:
-        variables = jax.device_get({"params": state.params, **state.model_state})
+        variables = parallel.fetch({"params": state.params, **state.model_state})
         return mel_rvq_names.to_torch_names(variables, model)
 
     return Trainee(
@@ -220,7 +234,7 @@ def _make_masked_prediction(config: ConfigDict, rvq: MelRVQ | None) -> Trainee:
         collections = {
             name: state.model_state[name] for name in ("batch_stats", "rvq") if name in state.model_state
         }
-        return muq_names.to_torch_names(jax.device_get({"params": state.params, **collections}), model)
+        return muq_names.to_torch_names(parallel.fetch({"params": state.params, **collections}), model)
 
     return Trainee(
         objective=MaskedPrediction(MuQModel(model, config.model.dtype), targets),

@@ -9,16 +9,18 @@ most frequent class; the splits are as given. 2 h of audio: some minutes for a t
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from muq_jax.data.manifest import Clip, read_manifest
+from muq_jax.data.toy_composition import TONICS
 from muq_jax.errors import UserError
 from muq_jax.inference.pretrained import MuQ
 from muq_jax.probe.features import (
+    LOG_MEL,
     LabelledClip,
     hidden_state_means,
     labelled_clip,
@@ -28,13 +30,11 @@ from muq_jax.probe.features import (
 from muq_jax.probe.run import UNTRAINED, Result, Task, run_task
 from muq_jax.probe.table import markdown_table, save_results, table_rows
 
-LOG_MEL = "log-mel"
 # General MIDI's families of eight programs; drums are not among them.
 FAMILIES = (
     *("piano", "chromatic percussion", "organ", "guitar", "bass", "strings", "ensemble", "brass"),
     *("reed", "pipe", "synth lead", "synth pad", "synth effects", "ethnic", "percussive", "sound effects"),
 )
-PITCH_CLASSES = ("C", "Db", "D", "Eb", "E", "F", "Gb", "G", "Ab", "A", "Bb", "B")
 
 # Manifest below CORPUS, seconds used of each clip, its tasks.
 CORPORA: tuple[tuple[str, float, tuple[Task, ...]], ...] = (
@@ -61,7 +61,7 @@ def labels_of(clip: Clip) -> Mapping[str, str | None]:
     return {
         **{name: row.get(name) for name in ("genre", "key", "instrument_class")},
         "instrument family": FAMILIES[row["programs"][0] // 8] if row.get("programs") else None,
-        "pitch class": PITCH_CLASSES[row["pitch"] % 12] if "pitch" in row else None,
+        "pitch class": TONICS[row["pitch"] % 12] if "pitch" in row else None,
     }
 
 
@@ -81,14 +81,14 @@ def all_features(
     return features
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("corpus", type=Path, help="the folder that holds corpus/ and notes/")
     parser.add_argument("--models", nargs="*", default=[], help="model folders or work directories")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, help="where the JSON goes")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     models = {name: MuQ.from_pretrained(name) for name in options.models}
     results: list[Result] = []
     for manifest, clip_seconds, tasks in CORPORA:

@@ -11,7 +11,6 @@ Without --audio it listens to `toy_music`, which our own code composes and synth
 import argparse
 import dataclasses
 import json
-import logging
 import sys
 import time
 from collections.abc import Sequence
@@ -19,28 +18,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from absl import logging as absl_logging
 from ml_collections import ConfigDict
 
-from experiments import train
+from experiments import commands, train
 from experiments.configs import mel_rvq as mel_rvq_config
 from experiments.configs import muq as muq_config
 from experiments.quickstart_corpus import Corpus, own_corpus, toy_corpus
 from muq_jax.audio.decode import SAMPLE_RATE_HZ
-from muq_jax.cli import DONE, FAILED, INTERRUPTED
+from muq_jax.cli import DONE, INTERRUPTED
+from muq_jax.convert.reader import CONFIG
 from muq_jax.data.sources import make_source
 from muq_jax.errors import UserError
 from muq_jax.inference.pretrained import MelRVQ, MuQ
-from muq_jax.probe.features import hidden_state_means, log_mel_statistics, untrained
+from muq_jax.probe.features import LOG_MEL, hidden_state_means, log_mel_statistics, untrained
 from muq_jax.probe.run import UNTRAINED, run_task
 from muq_jax.probe.table import layer_rows, markdown_table, table_rows
 from muq_jax.report.quickstart import Probe, Track, report_quickstart, summary
+from muq_jax.report.training import REPORT
 from muq_jax.train.metrics import METRICS_FILE, read_rows
 
 TRAINED = "MuQ, this run"
-LOG_MEL = "log-mel"
 SETTINGS_FILE = "quickstart.json"
-REPORT = Path("report", "index.html")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +87,7 @@ def run(workdir: Path, audio: Path | None, size: Size) -> int:
     """Does whatever of the quickstart is not done yet and returns an exit status.
 
     Raises:
-      UserError: no usable audio, or the work directory belongs to another quickstart.
+        UserError: no usable audio, or the work directory belongs to another quickstart.
     """
     settings = {"audio": None if audio is None else str(audio.resolve()), **dataclasses.asdict(size)}
     finished = _finished(workdir, settings)
@@ -126,7 +124,7 @@ def run(workdir: Path, audio: Path | None, size: Size) -> int:
         "summary": numbers,
         "probe": dataclasses.asdict(probe) if probe else None,
     }
-    (workdir / SETTINGS_FILE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    commands.write_json(workdir / SETTINGS_FILE, content)
     _say(f"\n{numbers}\n\n{minutes:.1f} min. Open {workdir / REPORT}; the model is in {workdir / 'model'}")
     return DONE
 
@@ -172,7 +170,7 @@ def _finished(workdir: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     """What a finished quickstart with these settings left in the work directory; None if there is none.
 
     Raises:
-      UserError: one with other settings did.
+        UserError: one with other settings did.
     """
     path = workdir / SETTINGS_FILE
     if not path.exists():
@@ -212,10 +210,7 @@ def _report(workdir: Path, corpus: Corpus, muq: MuQ, probe: Probe | None, facts:
         why_no_probe=corpus.why_no_probe,
         track=Track(corpus.track, corpus.chords),
         excerpts=_excerpts(corpus),
-        configs={
-            f"{name}/config.json": (workdir / name / train.CONFIG_FILE).read_text()
-            for name in ("mel_rvq", "muq")
-        },
+        configs={f"{name}/{CONFIG}": (workdir / name / CONFIG).read_text() for name in ("mel_rvq", "muq")},
         facts=facts,
     )
     return summary(muq_rows, probe)
@@ -235,17 +230,6 @@ def _say(text: str) -> None:
     print(text, flush=True)
 
 
-def _set_up_logging() -> None:
-    """Shows the training's own lines, one for each row of metrics, and nothing of the libraries'."""
-    logger = logging.getLogger("muq_jax")
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("  %(message)s"))
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    absl_logging.set_verbosity(absl_logging.FATAL)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
@@ -259,14 +243,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--smoke", action="store_true", help="the shortest form: everything runs, nothing is learned"
     )
     options = parser.parse_args(argv)
-    _set_up_logging()
-    try:
-        return run(options.workdir, options.audio, SMOKE if options.smoke else FULL)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return FAILED
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    commands.set_up_logging("  %(message)s")
+    size = SMOKE if options.smoke else FULL
+    return commands.run_command(lambda: run(options.workdir, options.audio, size), options.workdir)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import itertools
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -19,7 +20,7 @@ from muq_jax.data.statistics import mel_statistics
 from muq_jax.data.toy_music import ToyMusicSource, make_clip
 from muq_jax.errors import UserError
 from muq_jax.probe.features import LabelledClip
-from muq_jax.probe.run import Task
+from muq_jax.probe.run import SPLITS, Task
 
 MAX_HOURS = 2.0  # of one's own music: as much as ten minutes can decode and learn from
 MIN_CLIPS_TO_SPLIT = 10
@@ -34,13 +35,13 @@ class Corpus:
     """What is trained and probed on.
 
     Attributes:
-      source: as `data.source`.
-      stat: mean and standard deviation of its mel in dB; None where the shards have them.
-      facts: what there is to say about it, by name.
-      tasks, clips: of the probe; none where there are no labels.
-      why_no_probe: what to say where there are none.
-      track: float32 [S] at 24 kHz, the piece of music that the report shows.
-      chords: of the track, (start, end, name), where they are known.
+        source: as `data.source`.
+        stat: mean and standard deviation of its mel in dB; None where the shards have them.
+        facts: what there is to say about it, by name.
+        tasks, clips: of the probe; none where there are no labels.
+        why_no_probe: what to say where there are none.
+        track: float32 [S] at 24 kHz, the piece of music that the report shows.
+        chords: of the track, (start, end, name), where they are known.
     """
 
     source: str
@@ -101,7 +102,6 @@ def own_corpus(folder: Path, workdir: Path) -> Corpus:
     source = make_source(workdir / "corpus")
     prepared = read_manifest(workdir / "corpus" / "manifest.jsonl")
     first_piece = np.cumsum([0, *(clip.labels["num_pieces"] for clip in prepared)])
-    names = sorted({label for label in classes.values() if label})
     clips = [
         LabelledClip(
             clip.id, clip.split, {"folder": clip.labels["folder"]}, partial(_wave, source, int(piece))
@@ -109,32 +109,37 @@ def own_corpus(folder: Path, workdir: Path) -> Corpus:
         for clip, piece in zip(prepared, first_piece, strict=False)
         if clip.labels["folder"]
     ]
+    why_no_probe = _why_no_probe(clips)
+    names = sorted({clip.labels["folder"] for clip in prepared if clip.labels["folder"]})
+    facts = {
+        "music": f"{folder}: {num_found} audio files",
+        "used": f"{report.num_clips} files, {report.hours:.2f} h"
+        + (f" (at most {MAX_HOURS:g} h are taken)" if len(chosen) < num_found else ""),
+        "left out": "; ".join(rejects) or "nothing",
+        "labels": f"the names of subfolders: {', '.join(names)}" if names else "none",
+    }
     longest = max(range(len(prepared)), key=lambda i: min(prepared[i].num_samples or 0, _TRACK_SAMPLES))
     return Corpus(
         source=str(workdir / "corpus"),
         stat=None,
-        facts={
-            "music": f"{folder}: {num_found} audio files",
-            "used": f"{report.num_clips} files, {report.hours:.2f} h"
-            + (f" (at most {MAX_HOURS:g} h are taken)" if len(chosen) < num_found else ""),
-            "left out": "; ".join(rejects) or "nothing",
-            "labels": f"the names of subfolders: {', '.join(names)}" if names else "none",
-        },
-        tasks=(Task("subfolder", "folder"),) if names else (),
-        clips=clips if names else [],
-        why_no_probe=f"No labels: probe skipped. Music sorted into subfolders, two or more with at least "
-        f"{MIN_CLIPS_A_CLASS} files each, would have been probed for them.",
+        # A name that is not in UTF-8 cannot be printed as it is.
+        facts={name: fact.encode(errors="backslashreplace").decode() for name, fact in facts.items()},
+        tasks=() if why_no_probe else (Task("subfolder", "folder"),),
+        clips=[] if why_no_probe else clips,
+        why_no_probe=why_no_probe,
         track=source[int(first_piece[longest])]["wave"][:_TRACK_SAMPLES],
         chords=[],
     )
 
 
 _TRACK_SAMPLES = round(TRACK_SECONDS * SAMPLE_RATE_HZ)
+# Assumed of a file that does not say its length; one of a higher rate counts for longer than it is.
+_BITS_A_SECOND = 128_000
 
 
 def _choose(folder: Path) -> tuple[list[Clip], int]:
     """Clips in an order drawn from their names' hashes, up to MAX_HOURS; and how many there are in all."""
-    found = sorted(scan_folder(folder), key=lambda clip: hashlib.sha256(clip.id.encode()).digest())
+    found = sorted(scan_folder(folder), key=lambda clip: hashlib.sha256(os.fsencode(clip.id)).digest())
     chosen: list[Clip] = []
     seconds = 0.0
     for clip in found:
@@ -143,9 +148,12 @@ def _choose(folder: Path) -> tuple[list[Clip], int]:
         chosen.append(clip)
         try:
             header = with_header(clip)
-        except UserError:
+        except (UserError, OSError):
             continue  # `prepare` will say why
-        seconds += (header.num_samples or 0) / (header.sample_rate_hz or SAMPLE_RATE_HZ)
+        if header.num_samples is None:
+            seconds += clip.path.stat().st_size * 8 / _BITS_A_SECOND
+        else:
+            seconds += header.num_samples / (header.sample_rate_hz or SAMPLE_RATE_HZ)
     return chosen, len(found)
 
 
@@ -156,6 +164,23 @@ def _classes(clips: Sequence[Clip], folder: Path) -> dict[str, str | None]:
     counts = Counter(name for name in names.values() if name)
     large = {name for name, count in counts.items() if count >= MIN_CLIPS_A_CLASS}
     return {id: name if name in large and len(large) > 1 else None for id, name in names.items()}
+
+
+def _why_no_probe(clips: Sequence[LabelledClip]) -> str:
+    """Says what a probe of these clips lacks; "" where it lacks nothing."""
+    if not clips:
+        return (
+            "No labels: probe skipped. Music sorted into subfolders, two or more with at least "
+            f"{MIN_CLIPS_A_CLASS} files each, would have been probed for them."
+        )
+    classes = {split: {clip.labels["folder"] for clip in clips if clip.split == split} for split in SPLITS}
+    if len(classes["train"]) < 2 or not all(classes.values()):
+        found = ", ".join(f"{split} {len(folders)}" for split, folders in classes.items())
+        return (
+            "Too few labelled files could be used: probe skipped. Subfolders with files in each split: "
+            f"{found}; needed: train 2, val 1, test 1."
+        )
+    return ""
 
 
 def _rows(clips: Sequence[Clip], classes: Mapping[str, str | None]) -> list[dict[str, Any]]:

@@ -7,11 +7,9 @@ Ctrl-C or SIGTERM saves and stops; the same command goes on, also after a crash 
 the same bits. Exit status: 0 done, 1 failed, 2 wrong usage, 75 interrupted.
 """
 
-import errno
 import json
 import logging
 import os
-import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,22 +17,30 @@ from typing import Any, NamedTuple
 
 import jax
 from absl import app, flags
-from absl import logging as absl_logging
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict, config_flags
 
-from experiments import build
+from experiments import build, commands
 from experiments.configs import mel_rvq
 from muq_jax import parallel
-from muq_jax.cli import DONE, FAILED, INTERRUPTED, WRONG_USAGE
+from muq_jax.checkpoint import newest_step
+from muq_jax.cli import DONE, INTERRUPTED, WRONG_USAGE
+from muq_jax.convert.folder import is_work_directory
+from muq_jax.convert.reader import CONFIG
 from muq_jax.convert.rules import params_sha256
 from muq_jax.errors import UserError
 from muq_jax.inference.pretrained import MelRVQ
-from muq_jax.report.training import report_training
+from muq_jax.report.training import REPORT, report_training
 from muq_jax.train import loop
 
-CONFIG_FILE = "config.json"
+GROUPS = {"model", "targets", "objective", "data", "optim", "train", "mesh", "seed"}
+"""What the configuration of a run is made of."""
 
-MAY_CHANGE = ("mesh.data", "mesh.fsdp", "data.num_workers", "data.num_threads")
+MAY_CHANGE = (
+    *("mesh.data", "mesh.fsdp", "data.num_workers", "data.num_threads"),
+    *("train.log_every", "train.eval_every", "train.checkpoint_every", "train.keep_checkpoints"),
+    "train.max_nonfinite",
+)
 """Fields that do not change the result, up to rounding: a run may go on with others."""
 
 _log = logging.getLogger("muq_jax.experiments.train")
@@ -44,36 +50,36 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints and metrics g
 
 
 class Result(NamedTuple):
-    """How a run ended; `params_sha256` is that of the tensors in use under PyTorch's names."""
+    """How a run ended; `params_sha256`, once it is done, is that of the tensors under PyTorch's names."""
 
     status: loop.Status
     step: int
-    params_sha256: str
+    params_sha256: str | None
 
 
 def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> Result:
     """Trains what `config` says until it is done or interrupted; goes on where an earlier call ended.
 
     Raises:
-      UserError: a mistake in the configuration, the data or the work directory.
+        UserError: a mistake in the configuration, the data or the work directory.
     """
     workdir = Path(workdir)
     config = ConfigDict(config)
     mesh = parallel.make_mesh(config.mesh.data, config.mesh.fsdp)
     stored = _read_config(workdir)
-    if config.model.stat is None and stored is not None:
-        config.model.stat = tuple(stored["model"]["stat"])
-    config.model.stat = build.resolve_stat(config)
 
     rvq, rvq_config = None, None
-    if config.targets.get("name") == "mel_rvq":
-        if config.targets.rvq is None:
-            rvq_config = _rvq_config(config)
-            rvq = MelRVQ(build.mel_rvq_config(rvq_config), {})  # its sizes; it is fitted below
-        else:
-            rvq = MelRVQ.from_pretrained(config.targets.rvq)
+    if config.targets.get("rvq") is not None and config.targets.name == "mel_rvq":
+        rvq = _fitted_rvq(Path(config.targets.rvq))
         # The codes are learned from a mel normalised like this, and a model folder has one pair for both.
         config.model.stat = (rvq.config.mel.mean, rvq.config.mel.std)
+    else:
+        if config.model.stat is None and stored is not None:
+            config.model.stat = tuple(stored["model"]["stat"])
+        config.model.stat = build.resolve_stat(config)
+        if config.targets.get("name") == "mel_rvq":
+            rvq_config = _rvq_config(config)
+            rvq = MelRVQ(build.mel_rvq_config(rvq_config), {})  # its sizes; it is fitted below
     _check_config(config, stored, workdir)
     # Every mistake shows here, before hours of work.
     trainee = build.make_trainee(config, rvq)
@@ -83,20 +89,41 @@ def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> Result:
         fitted = run(rvq_config, workdir / "mel_rvq")
         if fitted.status == "interrupted":
             return fitted
+        if jax.process_count() > 1:
+            # Its last checkpoint is whole once the first host has added the checksums.
+            multihost_utils.sync_global_devices("mel_rvq")
         trainee = build.make_trainee(config, MelRVQ.from_pretrained(workdir / "mel_rvq"))
         task = build.make_task(config, trainee, mesh)
     if stored is None:
         _write_config(config, workdir)
     _log.info("%s: training in %s", config.objective.name, workdir)
     state, status = loop.run(task, loop_config, mesh=mesh, workdir=workdir)
-    return Result(status, int(state.step), params_sha256(trainee.to_torch(state)))
+    sha256 = None if status == "interrupted" else params_sha256(trainee.to_torch(state))
+    return Result(status, int(state.step), sha256)
+
+
+def _fitted_rvq(folder: Path) -> MelRVQ:
+    """Returns the Mel-RVQ of a model folder or a work directory.
+
+    Raises:
+        UserError: there is none, or its own run has not come to its end.
+    """
+    stored = _read_config(folder) if folder.is_dir() and is_work_directory(folder) else None
+    if stored is not None and stored["objective"].get("name") == "mel_rvq":
+        step, num_steps = newest_step(folder), stored["train"]["num_steps"]
+        if step is not None and step < num_steps:
+            raise UserError(
+                f"targets.rvq={folder}: this Mel-RVQ is fitted to step {step} of {num_steps} only. Run its "
+                "command again until it says that it is done."
+            )
+    return MelRVQ.from_pretrained(folder)
 
 
 def _rvq_config(config: ConfigDict) -> ConfigDict:
     """Returns the configuration of the Mel-RVQ that a MuQ's own configuration asks to be fitted first.
 
     Raises:
-      UserError: it does not ask.
+        UserError: it does not ask.
     """
     if config.targets.fit is None:
         raise UserError(
@@ -120,16 +147,30 @@ def _rvq_config(config: ConfigDict) -> ConfigDict:
 
 
 def _read_config(workdir: Path) -> dict[str, Any] | None:
-    path = workdir / CONFIG_FILE
-    return json.loads(path.read_text()) if path.exists() else None
+    """Returns the configuration that a run began with; None if none has begun there.
+
+    Raises:
+        UserError: the file of its name is something else, such as a model folder's.
+    """
+    path = workdir / CONFIG
+    if not path.exists():
+        return None
+    try:
+        stored = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {error}. Give another work directory.") from None
+    if not isinstance(stored, dict) or not stored.keys() >= GROUPS:
+        raise UserError(
+            f"{path} is not the configuration of a run, which has {', '.join(sorted(GROUPS))}; a model "
+            "folder has a file of this name too. Give another work directory."
+        )
+    return stored
 
 
 def _write_config(config: ConfigDict, workdir: Path) -> None:
     if jax.process_index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)
-        written = workdir / f"{CONFIG_FILE}.tmp"
-        written.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
-        os.replace(written, workdir / CONFIG_FILE)
+        commands.write_json(workdir / CONFIG, config.to_dict())
 
 
 def _check_config(config: ConfigDict, stored: dict[str, Any] | None, workdir: Path) -> None:
@@ -145,7 +186,7 @@ def _check_config(config: ConfigDict, stored: dict[str, Any] | None, workdir: Pa
     ]
     if differing:
         raise UserError(
-            f"{workdir / CONFIG_FILE}: this work directory belongs to a run with another configuration:\n"
+            f"{workdir / CONFIG}: this work directory belongs to a run with another configuration:\n"
             + "\n".join(differing)
             + "\nTake another --workdir, or the values of then to go on."
         )
@@ -161,11 +202,13 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 
 def is_multi_process(environment: Mapping[str, str]) -> bool:
     """Returns whether a launcher has started this as one of several processes, going by its variables."""
+    # Slurm sets the number of tasks for a batch script too, which is one process; only srun makes a step.
     return (
         "JAX_COORDINATOR_ADDRESS" in environment
         or "MEGASCALE_COORDINATOR_ADDRESS" in environment
         or "," in environment.get("TPU_WORKER_HOSTNAMES", "")
-        or any(int(environment.get(name) or 1) > 1 for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE"))
+        or ("SLURM_STEP_NODELIST" in environment and int(environment.get("SLURM_NTASKS") or 1) > 1)
+        or int(environment.get("OMPI_COMM_WORLD_SIZE") or 1) > 1
     )
 
 
@@ -174,50 +217,26 @@ def main(argv: Sequence[str]) -> int:
         what = f"unexpected argument {argv[1]!r}" if len(argv) > 1 else "--config and --workdir are needed"
         print(f"error: {what}; see --help", file=sys.stderr)
         return WRONG_USAGE
-    _set_up_logging()
+    commands.set_up_logging("%(asctime)s %(message)s")
     config, workdir = _CONFIG.value, Path(_WORKDIR.value)
     if config.train.deterministic:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true"
-    # Before the loop has its own handlers, SIGTERM ends the run as Ctrl-C does.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
+
+    def work() -> int:
         if is_multi_process(os.environ):
             jax.distributed.initialize()
         status, step, sha256 = run(config, workdir)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return FAILED
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        print(
-            f"error: {workdir}: the disk is full ({error}). Make room and run the same command again.",
-            file=sys.stderr,
-        )
-        return FAILED
-    except KeyboardInterrupt:
-        status = "interrupted"
-    if status == "interrupted":
-        print("interrupted; run the same command again to go on", file=sys.stderr)
-        return INTERRUPTED
-    if jax.process_index() == 0:
-        print(f"{workdir}: {'already ' if status == 'was done' else ''}done, step {step}")
-        if status == "done":
-            print(f"report: {report_training(workdir)}")
-        print(f"params sha256 {sha256}")
-    return DONE
+        if status == "interrupted":
+            return INTERRUPTED
+        if jax.process_index() == 0:
+            print(f"{workdir}: {'already ' if status == 'was done' else ''}done, step {step}")
+            # An earlier start may have been killed between its last step and its report.
+            if status == "done" or not (workdir / REPORT).exists():
+                print(f"report: {report_training(workdir)}")
+            print(f"params sha256 {sha256}")
+        return DONE
 
-
-def _set_up_logging() -> None:
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    logger = logging.getLogger("muq_jax")
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    # Orbax logs a traceback for each thread that a failed save passes through; the failure itself is raised
-    # to us.
-    absl_logging.set_verbosity(absl_logging.FATAL)
+    return commands.run_command(work, workdir)
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:

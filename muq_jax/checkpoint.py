@@ -6,14 +6,15 @@ it, is added. Only a folder whose files match its checksums is ever restored: Or
 flipped byte, and a disk that fills up can leave short files behind.
 """
 
-import errno
+import fcntl
 import hashlib
 import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,12 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
-from muq_jax.errors import UserError
+from muq_jax.errors import UserError, is_full_disk
 
 FOLDER = "checkpoints"
 CHECKSUMS = "checksums.json"
+LOCK = ".lock"
 ARRAY_ITEMS = ("params", "opt", "model_state")
-
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 _log = logging.getLogger(__name__)
 
@@ -38,31 +38,42 @@ class Checkpoints:
     """The checkpoints of one run, for the run itself, which saves, restores and clears up."""
 
     def __init__(self, workdir: Path, *, keep: int = 2) -> None:
-        """Opens `workdir/checkpoints`; saves that never finished are removed, damaged ones renamed
-        `damaged-STEP`.
+        """Opens `workdir/checkpoints` and clears it of what is not whole, until `close` for this run alone.
+
+        A save that never finished is removed. A damaged checkpoint is renamed `damaged-STEP` if it is newer
+        than every whole one, else removed.
 
         Args:
-          workdir: the run's work directory.
-          keep: newest checkpoints that stay, at least two: one is left when the newest turns out damaged.
+            workdir: the run's work directory.
+            keep: newest checkpoints that stay, at least two: one is left when the newest turns out damaged.
+
+        Raises:
+            UserError: fewer than two are to be kept, or another process is training in `workdir`.
         """
         if keep < 2:
             raise UserError(f"train.keep_checkpoints={keep}: keep at least 2, in case the newest is damaged.")
         self._folder = Path(workdir).absolute() / FOLDER
-        self._background = ThreadPoolExecutor(max_workers=1)
         self._saving: int | None = None
         self._finishing: Future[None] | None = None
         self._folder.mkdir(parents=True, exist_ok=True)
-        newest = _keep_whole(self._folder) if jax.process_index() == 0 else None
-        if jax.process_count() > 1:
-            # Also a barrier: no host opens the folder before the first one has cleared it.
-            known = multihost_utils.broadcast_one_to_all(np.int32(-1 if newest is None else newest))
-            newest = None if known < 0 else int(known)
-        self._newest = newest
-        self._manager = ocp.CheckpointManager(
-            self._folder,
-            item_names=(*ARRAY_ITEMS, "meta"),
-            options=ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True),
-        )
+        with ExitStack() as opened:
+            newest = None
+            if jax.process_index() == 0:
+                opened.enter_context(_alone_in(self._folder.parent))
+                newest = _keep_whole(self._folder)
+            if jax.process_count() > 1:
+                # Also a barrier: no host opens the folder before the first one has cleared it.
+                known = multihost_utils.broadcast_one_to_all(np.int32(-1 if newest is None else newest))
+                newest = None if known < 0 else int(known)
+            self._newest = newest
+            self._manager = ocp.CheckpointManager(
+                self._folder,
+                item_names=(*ARRAY_ITEMS, "meta"),
+                options=ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True),
+            )
+            opened.callback(self._explain_full_disk, self._manager.close)
+            self._background = opened.enter_context(ThreadPoolExecutor(max_workers=1))
+            self._opened = opened.pop_all()
 
     @property
     def newest(self) -> int | None:
@@ -73,12 +84,12 @@ class Checkpoints:
         """Copies the items off the devices and writes them in the background, once an earlier save is done.
 
         Args:
-          step: the checkpoint's number.
-          items: a tree of arrays for each of `ARRAY_ITEMS`.
-          meta: what JSON can hold.
+            step: the checkpoint's number.
+            items: a tree of arrays for each of `ARRAY_ITEMS`.
+            meta: what JSON can hold.
 
         Raises:
-          UserError: the disk was full for this save or the one before.
+            UserError: the disk was full for this save or the one before.
         """
         self.wait()
         self._saving = step
@@ -93,14 +104,29 @@ class Checkpoints:
         """Returns when nothing is being written any more.
 
         Raises:
-          UserError: the disk was full.
+            UserError: the disk was full.
         """
         if self._finishing is not None:
             finishing, self._finishing = self._finishing, None
             self._explain_full_disk(finishing.result)
 
+    def raise_if_failed(self) -> None:
+        """Raises what `wait` would if the last save has failed already; costs nothing while it is written."""
+        if self._finishing is not None and self._finishing.done():
+            self.wait()
+
     def restore(self, step: int, abstract: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the array items of a checkpoint, placed as `abstract` says."""
+        """Returns the array items of a checkpoint, placed as `abstract` says.
+
+        Args:
+            step: a checkpoint's number, such as `newest`.
+            abstract: a tree of `jax.ShapeDtypeStruct` with shardings for each of `ARRAY_ITEMS`. Arrays of
+                another type are cast.
+
+        Raises:
+            FileNotFoundError: there is no such checkpoint.
+            ValueError: its arrays have other names or shapes.
+        """
         restores = {name: ocp.args.StandardRestore(abstract[name]) for name in _with_arrays(abstract)}
         restored = self._manager.restore(step, args=ocp.args.Composite(**restores))
         return {name: restored[name] if name in restores else abstract[name] for name in ARRAY_ITEMS}
@@ -110,12 +136,13 @@ class Checkpoints:
         return self._manager.reached_preemption(step)
 
     def close(self) -> None:
-        """Waits for what is being written; the run is over."""
-        try:
+        """Waits for what is being written and lets other processes in; the run is over.
+
+        Raises:
+            UserError: the disk was full.
+        """
+        with self._opened:
             self.wait()
-        finally:
-            self._background.shutdown()
-            self._explain_full_disk(self._manager.close)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -135,7 +162,7 @@ class Checkpoints:
         try:
             action()
         except Exception as error:
-            if not _is_full_disk(error):
+            if not is_full_disk(error):
                 raise
             for unfinished in self._folder.glob(f"{self._saving}.*"):
                 shutil.rmtree(unfinished, ignore_errors=True)
@@ -161,7 +188,7 @@ def newest_step(workdir: str | os.PathLike[str]) -> int | None:
         bad = _damaged_files(folder / str(step))
         if not bad:
             return step
-        _log.warning("%s; taking an older one", _describe(folder / str(step), bad))
+        _log.warning("%s; looking for an older one", _describe(folder / str(step), bad))
     return None
 
 
@@ -176,23 +203,40 @@ def load_items(
     """Returns items of a checkpoint as nested dicts of numpy arrays, whatever mesh they were saved from.
 
     Args:
-      workdir: a run's work directory.
-      step: of `newest_step`.
-      names: items to read; the others are not touched. One that was saved without any array is an empty dict.
+        workdir: a run's work directory.
+        step: of `newest_step`.
+        names: items to read; the others are not touched. One that was saved without any array is an empty
+            dict.
     """
-    host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
-    handler = ocp.StandardCheckpointHandler()
+    handler = ocp.PyTreeCheckpointHandler()
     items: dict[str, Any] = {}
     for name in names:
         path = _item_path(workdir, step, name)
         items[name] = {}
         if path.exists():
-            saved = handler.metadata(path).tree
-            abstract = jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=host), saved)
-            items[name] = jax.tree.map(
-                np.asarray, handler.restore(path, args=ocp.args.StandardRestore(abstract))
+            # Onto no device: those of the saving run may be absent here, as is the CPU under
+            # JAX_PLATFORMS=cuda.
+            as_numpy = jax.tree.map(
+                lambda _: ocp.RestoreArgs(restore_type=np.ndarray), handler.metadata(path).tree
             )
+            items[name] = handler.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
     return items
+
+
+@contextmanager
+def _alone_in(workdir: Path) -> Iterator[None]:
+    """Keeps other processes from training in a work directory; the lock ends with the process in any case."""
+    with (workdir / LOCK).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"Another process is training in {workdir}. Wait until it ends or stop it, or take another "
+                "work directory."
+            ) from None
+        except OSError as error:
+            _log.info("%s: this file system has no locks (%s); start one run at a time here", workdir, error)
+        yield
 
 
 def _item_path(workdir: str | os.PathLike[str], step: int, name: str) -> epath.Path:
@@ -213,22 +257,27 @@ def _finished_steps(folder: Path) -> list[int]:
 def _keep_whole(folder: Path) -> int | None:
     """Clears away what is not a whole checkpoint and returns the newest that is.
 
-    Orbax would refuse to write a step whose folder exists. Unfinished saves go, damaged ones are renamed.
+    Orbax would refuse to write a step whose folder exists. A whole checkpoint makes what is left of older
+    ones worthless: most likely Orbax was clearing them away when the run was killed.
     """
-    finished = _finished_steps(folder)
-    for entry in [entry for entry in folder.iterdir() if entry.name.isdecimal()]:
-        if int(entry.name) not in finished:
+    newest = None
+    steps = [entry for entry in folder.iterdir() if entry.name.isdecimal()]
+    for entry in sorted(steps, key=lambda entry: int(entry.name), reverse=True):
+        finished = (entry / CHECKSUMS).exists()
+        bad = _damaged_files(entry) if finished else []
+        if finished and not bad:
+            newest = int(entry.name) if newest is None else newest
+        elif newest is not None:
+            shutil.rmtree(entry)
+        elif not finished:
             _log.warning("%s: this save never finished; removing it", entry)
             shutil.rmtree(entry)
-        elif bad := _damaged_files(entry):
-            finished.remove(int(entry.name))
+        else:
             away = folder / f"damaged-{entry.name}"
-            _log.warning(
-                "%s; it is kept as %s, the run goes on from an older one", _describe(entry, bad), away.name
-            )
+            _log.warning("%s; it is kept as %s, looking for an older one", _describe(entry, bad), away.name)
             shutil.rmtree(away, ignore_errors=True)
             entry.rename(away)
-    return max(finished, default=None)
+    return newest
 
 
 def _describe(checkpoint: Path, bad: list[str]) -> str:
@@ -253,14 +302,3 @@ def _damaged_files(folder: Path) -> list[str]:
         return [CHECKSUMS]
     found = _checksums(folder)
     return sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-
-
-def _is_full_disk(error: BaseException | None) -> bool:
-    """Whether an error, or one that it came from, says so; tensorstore's has only the words."""
-    while error is not None:
-        if getattr(error, "errno", None) in _NO_SPACE:
-            return True
-        if any(os.strerror(number) in str(error) for number in _NO_SPACE):
-            return True
-        error = error.__cause__ or error.__context__
-    return False

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from muq_jax.errors import UserError
@@ -21,12 +22,12 @@ def make_mesh(data: int = -1, fsdp: int = 1, *, devices: Sequence[jax.Device] | 
     """Returns the mesh (`data`, `fsdp`): both axes split the batch, `fsdp` also splits the parameters.
 
     Args:
-      data: number of groups that hold a whole copy of the parameters; -1 takes what `fsdp` leaves.
-      fsdp: devices that share one copy; -1 takes what `data` leaves.
-      devices: the devices to use; all of them by default.
+        data: number of groups that hold a whole copy of the parameters; -1 takes what `fsdp` leaves.
+        fsdp: devices that share one copy; -1 takes what `data` leaves.
+        devices: the devices to use; all of them by default.
 
     Raises:
-      UserError: the sizes do not multiply to the number of devices.
+        UserError: the sizes do not multiply to the number of devices.
     """
     devices = list(jax.devices() if devices is None else devices)
     sizes = {"data": data, "fsdp": fsdp}
@@ -89,8 +90,8 @@ def host_rows(mesh: Mesh, batch_size: int) -> tuple[int, int]:
     """Returns the rows `[lo, hi)` of a global batch that this host's devices own, and that it has to read.
 
     Raises:
-      UserError: the batch does not divide evenly over the devices.
-      ValueError: this host's devices are not neighbours in the mesh.
+        UserError: the batch does not divide evenly over the devices.
+        ValueError: this host's devices are not neighbours in the mesh.
     """
     if batch_size % mesh.size:
         raise UserError(
@@ -109,22 +110,30 @@ def put_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
     """Returns the global arrays of which `batch` holds this host's rows; what is no number stays behind."""
     sharding = batch_sharding(mesh)
     arrays = {name: np.asarray(rows) for name, rows in batch.items()}
-    return {
-        name: jax.make_array_from_process_local_data(sharding, rows)
-        for name, rows in arrays.items()
-        if rows.dtype.kind in "biuf"
-    }
+    # On several hosts JAX takes this for an implicit transfer, which the training loop disallows.
+    with jax.transfer_guard_host_to_device("allow"):
+        return {
+            name: jax.make_array_from_process_local_data(sharding, rows)
+            for name, rows in arrays.items()
+            if rows.dtype.kind in "biuf"
+        }
+
+
+def fetch(tree: Any) -> Any:
+    """Returns a tree's global arrays whole, as numpy arrays on every host; all hosts have to take part."""
+    if jax.process_count() > 1:
+        return multihost_utils.process_allgather(tree, tiled=True)
+    return jax.device_get(tree)
 
 
 def split_rows(batch: Mapping[str, jax.Array], num_parts: int) -> dict[str, jax.Array]:
-    """Returns a batch's rows [B, ...] as [num_parts, B / num_parts, ...]: part i holds rows i, i + num_parts,
-    ...
+    """Returns a batch's rows [B, ...] as [num_parts, B / num_parts, ...].
 
-    Taking every `num_parts`-th row leaves each device its own rows: contiguous parts would move the batch
-    between them.
+    Part i holds rows i, i + num_parts and so on: every `num_parts`-th row leaves each device its own rows,
+    where contiguous parts would move the batch between them.
 
     Raises:
-      ValueError: the rows do not divide evenly.
+        ValueError: the rows do not divide evenly.
     """
 
     def split(rows: jax.Array) -> jax.Array:

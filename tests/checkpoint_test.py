@@ -1,8 +1,11 @@
 import errno
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import textwrap
+from concurrent import futures
 
 import jax
 import jax.numpy as jnp
@@ -79,6 +82,20 @@ def test_parts_are_read_alone_and_as_numpy(saved):
     assert_equal_trees(read["params"], expected["params"])
 
 
+def test_parts_are_read_where_jax_has_no_cpu(saved, monkeypatch):
+    """As under JAX_PLATFORMS=cuda."""
+
+    def only_others(*_, **__):
+        raise RuntimeError("Unknown backend cpu")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(jax, "local_devices", only_others)
+        read = load_items(saved, 2, checkpoint.ARRAY_ITEMS)
+    expected = items_of(2, parallel.make_mesh())
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(read))
+    assert_equal_trees(jax.tree.leaves(read), jax.tree.leaves(expected))
+
+
 def test_an_item_without_arrays_comes_back_empty(tmp_path):
     items = {**items_of(1, parallel.make_mesh()), "model_state": {}}
     with Checkpoints(tmp_path) as checkpoints:
@@ -127,6 +144,32 @@ def test_a_save_that_was_cut_off_is_never_taken(saved, caplog):
     assert newest_step(saved) == 2
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [flip_a_byte, lambda folder: (folder / "checksums.json").unlink()],
+    ids=["damaged", "unfinished"],
+)
+def test_what_is_left_of_an_older_checkpoint_goes_quietly(saved, damage, caplog):
+    """Orbax clears older steps away file by file; a run that is killed then leaves a part of one."""
+    damage(saved / "checkpoints" / "1")
+    with Checkpoints(saved) as checkpoints:
+        assert checkpoints.newest == 2
+    assert [p.name for p in (saved / "checkpoints").iterdir()] == ["2"]
+    assert not caplog.records
+
+
+def test_of_several_damaged_checkpoints_those_newer_than_a_whole_one_are_kept(saved, caplog):
+    folder = saved / "checkpoints"
+    for step in ("0", "3", "10"):
+        shutil.copytree(folder / "1", folder / step)
+    for step in ("0", "3", "10"):
+        flip_a_byte(folder / step)
+    with Checkpoints(saved) as checkpoints:
+        assert checkpoints.newest == 2
+    assert sorted(p.name for p in folder.iterdir()) == ["1", "2", "damaged-10", "damaged-3"]
+    assert len(caplog.records) == 2
+
+
 def test_one_checkpoint_is_too_few(tmp_path):
     with pytest.raises(UserError, match="keep_checkpoints=1"):
         Checkpoints(tmp_path, keep=1)
@@ -167,7 +210,62 @@ def test_a_full_disk_is_explained_and_leaves_the_older_checkpoint(saved):
     assert sorted(p.name for p in (saved / "checkpoints").iterdir()) == ["1", "2"]
 
 
-def test_other_errors_are_not_taken_for_a_full_disk():
-    assert checkpoint._is_full_disk(OSError(errno.ENOSPC, "x"))
-    assert checkpoint._is_full_disk(ValueError("... No space left on device [os_error_code='28']"))
-    assert not checkpoint._is_full_disk(OSError(errno.EACCES, os.strerror(errno.EACCES)))
+def test_a_failed_save_is_told_as_soon_as_it_is_known(saved, monkeypatch):
+    checksums = checkpoint._checksums
+
+    def no_room_for_step_3(folder):
+        if folder.name == "3":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return checksums(folder)
+
+    monkeypatch.setattr(checkpoint, "_checksums", no_room_for_step_3)
+    with Checkpoints(saved) as checkpoints:
+        checkpoints.raise_if_failed()
+        checkpoints.save(3, items_of(3, parallel.make_mesh()), {})
+        futures.wait([checkpoints._finishing])
+        with pytest.raises(UserError, match="step 3 could not be written, the disk is full"):
+            checkpoints.raise_if_failed()
+        checkpoints.raise_if_failed()
+
+
+def test_one_run_at_a_time_in_a_work_directory(saved):
+    with Checkpoints(saved):
+        with pytest.raises(UserError, match=f"Another process is training in {saved}"):
+            Checkpoints(saved)
+        assert newest_step(saved) == 2
+        assert load_items(saved, 2)["model_state"]["count"] == 2
+    with Checkpoints(saved) as checkpoints:
+        assert checkpoints.newest == 2
+
+
+def test_a_killed_run_locks_nobody_out(saved):
+    program = f"""
+        import os, signal
+        from pathlib import Path
+        from muq_jax.checkpoint import Checkpoints
+        checkpoints = Checkpoints(Path({str(saved)!r}))
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], timeout=300, check=False)
+    assert done.returncode == -signal.SIGKILL
+    with Checkpoints(saved) as checkpoints:
+        assert checkpoints.newest == 2
+
+
+def test_a_run_that_could_not_open_its_checkpoints_locks_nobody_out(saved, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint.ocp, "CheckpointManager", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError) as caught:
+            Checkpoints(saved)
+    with Checkpoints(saved) as checkpoints:
+        assert checkpoints.newest == 2
+    assert caught.traceback  # which keeps what the first one had opened from being collected
+
+
+def test_a_file_system_without_locks_is_trained_on(saved, monkeypatch):
+    def unsupported(*_):
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    monkeypatch.setattr(checkpoint.fcntl, "flock", unsupported)
+    with Checkpoints(saved) as checkpoints:
+        assert checkpoints.newest == 2

@@ -15,7 +15,7 @@ def variant_of(arg: str | None, variants: dict[str, Any]) -> Any:
     """Returns the entry that `--config=FILE.py:ARG` names; the first one without ARG.
 
     Raises:
-      ValueError: there is none of that name.
+        ValueError: there is none of that name.
     """
     if arg and arg not in variants:
         raise ValueError(f"no variant {arg!r}; expected one of {', '.join(variants)}")
@@ -34,18 +34,23 @@ def optional(kind: type, value: Any = None) -> FieldReference:
 
 
 def stat_field(stat: tuple[float, float] | None) -> FieldReference:
-    """(mean, standard deviation) of the mel in dB; None: those of the shards, else measured once."""
+    """(mean, standard deviation) of the mel in dB where the data is no shards; None: measured once."""
     return optional(tuple, stat)
 
 
 def data_group(source: str, *, batch_size: int, crop_seconds: float) -> ConfigDict:
     """Where clips come from.
 
-    source: FOLDER | MANIFEST | SHARDS | toy_music[:CLIPS] | tfds:NAME. valid_source: None is the split "val"
-      ("valid",
-    "validation") of `source`, if it has one. gain_db: (lowest, highest) gain, drawn for each crop.
-    random_channel: one channel at random instead of their mean, as upstream's training; needs audio files.
-      num_workers: processes.
+    Fields:
+        source: FOLDER | MANIFEST | SHARDS | toy_music[:CLIPS] | tfds:NAME.
+        valid_source: None is the split "val" ("valid", "validation") of `source`, if it has one.
+        batch_size: clips a step, of all hosts together.
+        crop_seconds: length of the crop that is heard of a clip.
+        gain_db: (lowest, highest) gain, drawn for each crop; None leaves the level.
+        random_channel: one channel at random instead of their mean, as upstream's training; needs audio
+            files.
+        num_workers: processes that make batches; with 0 it is threads of this one.
+        num_threads: batches made at a time by each process.
     """
     data = ConfigDict()
     data.source = source

@@ -33,6 +33,10 @@ BLOCK_SAMPLES = 1 << 18
 # What may be missing before a file counts as cut short: encoders disagree by a frame or two (26 ms each).
 TRUNCATION_TOLERANCE_SECONDS = 0.05
 
+# From the lowest that speech was stored at to the highest that converters give; others are damaged headers,
+# and one of 1 Hz would become 24,000 times its size.
+_SAMPLE_RATES_HZ = (1_000, 768_000)
+
 PathLike = str | os.PathLike
 Channel = Literal["mean"] | int
 
@@ -71,6 +75,7 @@ def load_audio(
     """Decodes a whole file to one channel.
 
     Args:
+        path: a file of any format that `AUDIO_EXTENSIONS` names.
         sample_rate_hz: the rate to resample to.
         channel: "mean" of all channels, or the number of one, from 0 (MuQ was trained on one at random).
         require_complete: refuse a file that was cut short, as far as it shows: less was decoded than the
@@ -192,12 +197,20 @@ def _open(path: PathLike) -> Iterator[tuple[AudioInfo, Iterator[np.ndarray]]]:
         )
     is_mp4 = head[4:8] == b"ftyp"
     with _open_av(path) if is_mp4 or file.suffix.lower() in AV_EXTENSIONS else _open_sndfile(path) as opened:
+        lowest, highest = _SAMPLE_RATES_HZ
+        if not lowest <= (rate := opened[0].sample_rate_hz) <= highest:
+            raise UserError(
+                f"{path}: its header says {rate} Hz; expected {lowest} to {highest} Hz. "
+                "Export the file again, or leave it out"
+            )
         yield opened
 
 
 class _ForwardOnly(soundfile.SoundFile):
-    """A file that soundfile believes it cannot seek in: it seeks after every read otherwise, which spoils VBR
-    MP3."""
+    """A file that soundfile believes it cannot seek in.
+
+    It seeks after every read otherwise, which spoils VBR MP3.
+    """
 
     def seekable(self) -> bool:
         return False
@@ -207,7 +220,8 @@ class _ForwardOnly(soundfile.SoundFile):
 def _open_sndfile(path: PathLike) -> Iterator[tuple[AudioInfo, Iterator[np.ndarray]]]:
     try:
         with contextlib.ExitStack() as stack:
-            file = stack.enter_context(_ForwardOnly(path))
+            # As bytes: a name that is not in UTF-8 opens, too.
+            file = stack.enter_context(_ForwardOnly(os.fsencode(path)))
             # A FLAC written to a pipe has no length; libsndfile then gives the largest integer.
             num_samples = file.frames if file.frames < 1 << 62 else None
             if file.format == "MP3" and not mp3.states_length(path):
@@ -234,14 +248,21 @@ def _open_av(path: PathLike) -> Iterator[tuple[AudioInfo, Iterator[np.ndarray]]]
     try:
         import av
     except ImportError as error:
-        raise UserError(f'{path}: this format needs PyAV: pip install "muq-jax[av]"') from error
+        raise UserError(f"{path}: this format needs PyAV: pip install av") from error
     try:
-        with av.open(os.fspath(path)) as container:
-            if not container.streams.audio:
+        # Tags in another encoding than UTF-8 are common, and nothing here reads them.
+        container = av.open(os.fspath(path), metadata_errors="replace")
+    except (av.FFmpegError, ValueError) as error:
+        raise _undecodable(path, error) from error
+    try:
+        with container:
+            stream = next(iter(container.streams.audio), None)
+            # A stream that ffmpeg knows no codec for has no context, and no rate.
+            if stream is None or stream.codec_context is None:
                 raise UserError(
-                    f"{path}: holds no audio that can be decoded; it is damaged, cut short or a video"
+                    f"{path}: holds no audio that can be decoded; it is damaged, cut short, protected or "
+                    "a video"
                 )
-            stream = container.streams.audio[0]
             num_samples = None
             # Only MP4 states its length; elsewhere ffmpeg guesses from the bit rate.
             if "mp4" in container.format.name and stream.duration and stream.time_base:
@@ -249,9 +270,12 @@ def _open_av(path: PathLike) -> Iterator[tuple[AudioInfo, Iterator[np.ndarray]]]
             info = AudioInfo(stream.rate, stream.channels, num_samples, container.format.name)
             yield info, _av_blocks(container, av.AudioResampler(format="fltp"))
     except av.FFmpegError as error:
-        raise UserError(
-            f"{path}: cannot be decoded: {error.strerror}. The file is damaged, cut short or not audio"
-        ) from error
+        raise _undecodable(path, error) from error
+
+
+def _undecodable(path: PathLike, error: Exception) -> UserError:
+    reason = getattr(error, "strerror", None) or error
+    return UserError(f"{path}: cannot be decoded: {reason}. The file is damaged, cut short or not audio")
 
 
 def _av_blocks(container, to_float32) -> Iterator[np.ndarray]:

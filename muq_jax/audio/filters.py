@@ -8,6 +8,8 @@ import functools
 
 import numpy as np
 
+from muq_jax.errors import UserError
+
 
 def _frozen(array: np.ndarray) -> np.ndarray:
     array.flags.writeable = False  # cached and shared: nobody may write into it
@@ -40,7 +42,7 @@ def mel_filterbank(sample_rate_hz: int, n_fft: int, num_mels: int) -> np.ndarray
         [n_fft // 2 + 1, F] float64: a power spectrum times this is a mel spectrum.
 
     Raises:
-        ValueError: a band is so narrow that no FFT bin falls into it.
+        UserError: a band is so narrow that no FFT bin falls into it.
     """
     nyquist_hz = sample_rate_hz / 2
     bins_hz = np.linspace(0, nyquist_hz, n_fft // 2 + 1)[:, None]
@@ -51,8 +53,9 @@ def mel_filterbank(sample_rate_hz: int, n_fft: int, num_mels: int) -> np.ndarray
     bank = np.maximum(0, np.minimum(rising, falling))
     empty = np.flatnonzero(bank.max(axis=0) == 0)
     if empty.size:
-        raise ValueError(
-            f"num_mels={num_mels} is too many for n_fft={n_fft}: bands {empty.tolist()} are empty"
+        raise UserError(
+            f"mel.num_mels={num_mels} is too many for mel.n_fft={n_fft}: {empty.size} bands are empty, the "
+            f"first of them number {empty[0]}; take fewer bands or a longer n_fft"
         )
     return _frozen(bank)
 

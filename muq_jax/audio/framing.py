@@ -97,6 +97,9 @@ def hop_frames(padded: Array, frames: int, n_fft: int, hop_length: int = HOP_LEN
 
     Args:
         padded: [B, at least (frames - 1) * hop_length + the rounded length].
+        frames: how many to cut.
+        n_fft: samples of a frame, before rounding.
+        hop_length: samples from one frame's start to the next one's.
 
     Returns:
         [B, frames, ceil(n_fft / hop_length) * hop_length]

@@ -7,6 +7,7 @@ samples, hop 240, centred with reflection, power spectrum, 128 HTK bands without
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,9 @@ from jax import Array
 
 from muq_jax.audio.filters import hann_window, mel_filterbank, windowed_dft
 from muq_jax.audio.framing import frame_valid, hop_frames, num_frames, reflect_pad
+from muq_jax.errors import UserError
 
+STFTS = ("auto", "rfft", "matmul")
 FLOOR_POWER = 1e-10
 """Silence is 10 log10 of this, -100 dB."""
 
@@ -40,8 +43,14 @@ class MelConfig:
     stft: str = "auto"
 
     def __post_init__(self) -> None:
-        if self.stft not in ("auto", "rfft", "matmul"):
-            raise ValueError(f"stft is {self.stft!r}; expected 'auto', 'rfft' or 'matmul'")
+        if self.stft not in STFTS:
+            raise UserError(f"mel.stft is {self.stft!r}; expected one of {', '.join(STFTS)}")
+        for name in ("sample_rate_hz", "n_fft", "hop_length", "num_mels"):
+            if getattr(self, name) < 1:
+                raise UserError(f"mel.{name} must be at least 1, found {getattr(self, name)}")
+        if not (math.isfinite(self.mean) and 0 < self.std < math.inf):
+            raise UserError(f"mel.mean {self.mean} and mel.std {self.std} must be finite, the latter above 0")
+        mel_filterbank(self.sample_rate_hz, self.n_fft, self.num_mels)  # refuses bands without a bin
 
     @property
     def frame_rate_hz(self) -> float:

@@ -19,6 +19,10 @@ def log_mel_numpy(
 
     Args:
         wave: [S], at least n_fft // 2 + 1 samples.
+        sample_rate_hz: of `wave`; its half is the upper end of the last band.
+        n_fft: samples of a frame.
+        hop_length: samples from one frame's start to the next one's.
+        num_mels: F, bands.
 
     Returns:
         [S // hop_length, F] float32

@@ -49,8 +49,7 @@ def _frame_starts(data: bytes) -> Iterator[int]:
     while 0 <= position <= len(data) - 4:
         header = data[position : position + 4]
         length = _frame_bytes(header)
-        # Four bytes that look like a header are common in other data; two of them in the right distance are
-        # not.
+        # Four bytes that look like a header are common in other data; two at the right distance are not.
         following = position + length
         if length and (
             _same_stream(header, first) if first else _frame_bytes(data[following : following + 4])

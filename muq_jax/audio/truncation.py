@@ -16,8 +16,7 @@ _UNKNOWN_LENGTHS = (0, 0xFFFFFFFF)
 
 
 def missing_end(path: str | os.PathLike) -> str | None:
-    """Says what is missing at the end of a WAV, AIFF, AU or Ogg file; None if nothing is, and for other
-    formats."""
+    """Says what is missing at the end of a WAV, AIFF, AU or Ogg file; None if nothing, and for others."""
     size = Path(path).stat().st_size
     with open(path, "rb") as file:
         head = file.read(12)

@@ -13,7 +13,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source", metavar="FOLDER_OR_MANIFEST", help="a folder of audio, or a manifest (JSON Lines)"
     )
-    parser.add_argument("out", metavar="OUT", help="the folder to make")
+    parser.add_argument(
+        "out",
+        metavar="OUT",
+        help="the folder to make; if it is interrupted, the same command goes on from what is in OUT.partial",
+    )
     parser.add_argument(
         "--processes", type=int, default=os.cpu_count(), help="that decode (default: %(default)s)"
     )
@@ -59,7 +63,8 @@ def run(args: argparse.Namespace) -> int:
         return DONE
     print(f"{len(report.rejects)} rejected, listed in {report.out / 'rejects.jsonl'}:")
     for reject in report.rejects[:_SHOWN]:
-        print(f"  {reject.path}: {reject.reason}")
+        # A name that is not in UTF-8 cannot be printed as it is.
+        print(f"  {reject.path}: {reject.reason}".encode(errors="backslashreplace").decode())
     if len(report.rejects) > _SHOWN:
         print(f"  and {len(report.rejects) - _SHOWN} more")
     return SOME_FILES_FAILED

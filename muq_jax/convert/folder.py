@@ -1,6 +1,5 @@
-"""Model folders: `config.json`, `model.safetensors` and a card, written whole or not at all."""
+"""Model folders: `config.json`, `model.safetensors`, a card and a licence, written whole or not at all."""
 
-import errno
 import json
 import os
 import re
@@ -13,11 +12,19 @@ import numpy as np
 from safetensors import SafetensorError
 
 from muq_jax import __version__
-from muq_jax.convert.reader import CONFIG, WEIGHTS, read_json, read_tensors, write_tensors
-from muq_jax.errors import UserError
+from muq_jax.convert.reader import CONFIG, INDEX, WEIGHTS, read_json, read_tensors, write_tensors
+from muq_jax.errors import UserError, is_full_disk
 
 CLASSES = {"muq": "MuQ", "mel_rvq": "MelRVQ"}
 """The public class of each `model_type`."""
+
+CARD = "README.md"
+
+_FILES = re.compile(
+    "|".join(map(re.escape, (CONFIG, WEIGHTS, INDEX, CARD, "tokenizer.json")))
+    + r"|model-\d+-of-\d+\.safetensors|LICENSE.*"
+)
+"""What a model folder holds; a folder with anything else is never replaced."""
 
 _CARD = """\
 ---
@@ -42,11 +49,16 @@ def find(folder_or_hub_id: str | os.PathLike[str]) -> Path:
     """Returns the folder of that name.
 
     Raises:
-        UserError: there is none; says what to do about a hub id.
+        UserError: there is none; says what to do about a hub id, or about a save that was killed.
     """
     path = Path(folder_or_hub_id)
     if path.is_dir():
         return path
+    if (left := _left_behind(path.absolute())) is not None:
+        raise UserError(
+            f"There is no folder {path}: a save into it was killed at its very end. {left} is the model that "
+            f"was there before; rename it to {path.name}."
+        )
     if path.exists():
         raise UserError(f"{path} is a file; give the folder that holds {CONFIG} and {WEIGHTS}.")
     text = os.fspath(folder_or_hub_id)
@@ -92,8 +104,17 @@ def read(folder: Path, *expected: str) -> tuple[dict[str, Any], dict[str, np.nda
     return config, read_tensors(folder)
 
 
+def licences(folder: Path) -> dict[str, bytes]:
+    """Returns a folder's licence files by name."""
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("LICENSE*")) if path.is_file()}
+
+
 def write(
-    folder: str | os.PathLike[str], config: Mapping[str, Any], tensors: Mapping[str, np.ndarray], digest: str
+    folder: str | os.PathLike[str],
+    config: Mapping[str, Any],
+    tensors: Mapping[str, np.ndarray],
+    digest: str,
+    licence_files: Mapping[str, bytes] | None = None,
 ) -> None:
     """Writes a model folder beside its place and then moves it there; a model that was there is replaced.
 
@@ -102,45 +123,76 @@ def write(
         config: of `config.json`, with `model_type`.
         tensors: by PyTorch name.
         digest: the `params sha256`, for the card.
+        licence_files: of `licences`; without any, those of the model that is replaced stay.
 
     Raises:
         UserError: `folder` holds something that is not a model, or the disk is full.
     """
     folder = Path(folder).absolute()
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file; a model is written into a folder of its own.")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / CONFIG).is_file():
-        raise UserError(f"{folder} holds files that are no model; give an empty or a new folder.")
+    _check_replaceable(folder)
     unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.unfinished")
     try:
+        left = _left_behind(folder)
+        if left is not None:
+            left.rename(folder)
+        shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
-        _write_text(unfinished / CONFIG, json.dumps(config, indent=2) + "\n")
+        (unfinished / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         card = _CARD.format(
             name=folder.name, model=CLASSES[config["model_type"]], version=__version__, digest=digest
         )
-        _write_text(unfinished / "README.md", card)
+        (unfinished / CARD).write_text(card, encoding="utf-8")
+        for name, text in (licence_files or licences(folder)).items():
+            (unfinished / name).write_bytes(text)
         write_tensors(unfinished / WEIGHTS, tensors)
+        for path in unfinished.iterdir():
+            # A power cut after the swap would otherwise leave empty files where a model was.
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
         _swap(unfinished, folder)
     except (OSError, SafetensorError) as error:
-        full = getattr(error, "errno", None) == errno.ENOSPC or os.strerror(errno.ENOSPC) in str(error)
         size = sum(array.nbytes for array in tensors.values()) / 2**20
-        reason = f"the disk is full, {size:.0f} MiB are needed" if full else str(error)
+        reason = f"the disk is full, {size:.0f} MiB are needed" if is_full_disk(error) else str(error)
         raise UserError(f"{folder} could not be written: {reason}. Nothing was changed there.") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _write_text(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+def _check_replaceable(folder: Path) -> None:
+    """Raises a UserError if there is anything but a model folder, which alone may be replaced."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise UserError(f"{folder} is a file; a model is written into a folder of its own.")
+    if is_work_directory(folder):
+        raise UserError(f"{folder} is a training run's work directory; give an empty or a new folder.")
+    entries = sorted(folder.iterdir())
+    is_model = (folder / CONFIG).is_file()
+    foreign = [e for e in entries if not (is_model and e.is_file() and _FILES.fullmatch(e.name))]
+    if foreign:
+        raise UserError(
+            f"{folder} holds {foreign[0].name}, which is no file of a model; give an empty or a new folder."
+        )
 
 
 def _swap(new: Path, place: Path) -> None:
     """Moves a folder into its place; what was there goes first, since a rename replaces no full folder."""
     old = new.with_suffix(".replaced")
-    if place.exists():
-        place.rename(old)
-    new.rename(place)
+    try:
+        if place.exists():
+            place.rename(old)
+        new.rename(place)
+    except BaseException:
+        if old.exists() and not place.exists():
+            old.rename(place)
+        raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _left_behind(place: Path) -> Path | None:
+    """Returns the model that `_swap` had moved away from an empty place when its process was killed."""
+    if place.exists() or not place.parent.is_dir():
+        return None
+    name = re.compile(rf"\.{re.escape(place.name)}\.\d+\.replaced")
+    left = [path for path in place.parent.iterdir() if name.fullmatch(path.name)]
+    return max(left, key=lambda path: path.stat().st_mtime, default=None)

@@ -22,10 +22,13 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     """A JSON object from a file; UserError where the file is missing, is not JSON or is not an object."""
     path = Path(path)
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        with path.open(encoding="utf-8") as file:
+            value = json.load(file)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist. A model folder holds {CONFIG} and {WEIGHTS}.") from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise UserError(f"{path} could not be read: {error.strerror}.") from None
+    except ValueError as error:
         raise UserError(f"{path} is not readable as JSON: {error}") from None
     if not isinstance(value, dict):
         raise UserError(
@@ -73,12 +76,15 @@ def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray
 
 def _read_file(path: Path) -> dict[str, np.ndarray]:
     try:
+        path.open("rb").close()  # safe_open calls a file that it may not read absent
         with safe_open(path, framework="numpy") as file:
             return {name: file.get_tensor(name) for name in file.keys()}
     except FileNotFoundError:
         raise UserError(
             f"{path} does not exist, though the index beside it lists it. Download it again."
         ) from None
+    except PermissionError as error:
+        raise UserError(f"{path} could not be read: {error.strerror}.") from None
     except (SafetensorError, OSError, struct.error, ValueError) as error:
         raise UserError(
             f"{path} is not a whole safetensors file ({error}). Download or export it again."

@@ -1,5 +1,4 @@
-"""Work directories of `experiments/train.py` as sources of models: the newest whole checkpoint and its
-configuration."""
+"""Work directories of `experiments/train.py` as sources of models: their newest whole checkpoint."""
 
 from pathlib import Path
 from typing import Any

@@ -15,7 +15,9 @@ and every other field is a label.
 
 import collections
 import dataclasses
+import functools
 import json
+import logging
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -24,6 +26,7 @@ from typing import Any
 from muq_jax.audio.decode import AUDIO_EXTENSIONS, audio_info
 from muq_jax.errors import UserError
 
+_log = logging.getLogger(__name__)
 _PATH_FIELDS = ("path", "file", "audio_path", "audio_filepath")
 _RATE_FIELDS = ("sample_rate_hz", "sample_rate")
 
@@ -33,11 +36,11 @@ class Clip:
     """One recording: where it is and what is said about it.
 
     Attributes:
-      id: unique in its manifest or folder.
-      path: the audio file, ready to be opened.
-      sample_rate_hz, num_samples: as the manifest states them (samples a channel, at that rate), else None.
-      split: "train", "val", "test" or any other name; None if there are no splits.
-      labels: all other fields of the manifest's row.
+        id: unique in its manifest or folder.
+        path: the audio file, ready to be opened.
+        sample_rate_hz, num_samples: as the manifest states them (samples a channel, at that rate), else None.
+        split: "train", "val", "test" or any other name; None if there are no splits.
+        labels: all other fields of the manifest's row.
     """
 
     id: str
@@ -52,7 +55,7 @@ def read_manifest(path: str | os.PathLike[str]) -> list[Clip]:
     """Returns the clips of a manifest, in its order. The audio files are not opened.
 
     Raises:
-      UserError: names the line, what was found and what was expected.
+        UserError: names the line, what was found and what was expected.
     """
     path = Path(path)
     try:
@@ -93,7 +96,7 @@ def scan_folder(folder: str | os.PathLike[str]) -> list[Clip]:
     left out.
 
     Raises:
-      UserError: the folder is missing or holds no audio file.
+        UserError: the folder is missing or holds no audio file.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -132,8 +135,10 @@ def with_header(clip: Clip) -> Clip:
 def select_split(clips: Sequence[Clip], split: str | None, where: str) -> list[Clip]:
     """Returns the clips of one split, or all of them when `split` is None.
 
+    Where only some clips have a split, it is said how many are left out.
+
     Raises:
-      UserError: there is no clip of that split; names the splits that there are.
+        UserError: there is no clip of that split; names the splits that there are.
     """
     chosen = [clip for clip in clips if split is None or clip.split == split]
     if not chosen:
@@ -141,14 +146,25 @@ def select_split(clips: Sequence[Clip], split: str | None, where: str) -> list[C
         raise UserError(
             f"{where}: no clip of split {split!r}; found {', '.join(splits) or 'no splits at all'}"
         )
+    num_without = 0 if split is None else sum(clip.split is None for clip in clips)
+    if num_without:
+        _say_left_out(where, num_without, len(clips))
     return chosen
 
 
+@functools.cache  # once, however often and for whatever split the source is opened
+def _say_left_out(where: str, num_without: int, num_clips: int) -> None:
+    _log.warning("%s: %d of %d clips have no split and are left out", where, num_without, num_clips)
+
+
 def write_manifest(path: str | os.PathLike[str], rows: Iterable[dict[str, Any]]) -> None:
-    """Writes one JSON object a line."""
-    with open(path, "w", encoding="utf-8", newline="\n") as file:
+    """Writes one JSON object a line, all of them or nothing."""
+    written = Path(path).with_suffix(".partial.jsonl")
+    # A file's name that is not in UTF-8 comes here with surrogates, which JSON holds as escapes.
+    with open(written, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    os.replace(written, path)
 
 
 def _parse_row(line: str, where: str, folder: Path) -> Clip:

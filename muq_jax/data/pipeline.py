@@ -25,10 +25,10 @@ class Batch(TypedDict):
     """This host's n rows of one global batch.
 
     Attributes:
-      wave: float32 [n, crop_samples], zeros after each row's samples.
-      num_samples: int32 [n].
-      row: int32 [n], the row's number in the global batch.
-      id: the n clips' ids; "" where `make_eval_batches` filled up its last batch.
+        wave: float32 [n, crop_samples], zeros after each row's samples.
+        num_samples: int32 [n].
+        row: int32 [n], the row's number in the global batch.
+        id: the n clips' ids; "" where `make_eval_batches` filled up its last batch.
     """
 
     wave: np.ndarray
@@ -92,21 +92,22 @@ def make_batches(
     """Returns training batches: random crops, every clip once an epoch, in another order every epoch.
 
     Args:
-      source: random access to examples, see `data.sources`.
-      batch_size: rows of the global batch, over all hosts.
-      crop_samples: length of every row at 24 kHz; shorter clips are zero-padded.
-      seed: from 0 to 2**32 - 1; decides order, crops and augmentation.
-      start_step: the first batch to give, as if those before had been read.
-      num_epochs: passes over the source; a last, incomplete batch is dropped. None never ends.
-      rows: (first, one past the last) row of every global batch that this host reads; None reads all.
-      num_workers: processes that make batches; with 0 it is threads of this process, which is as fast on few
-        cores and starts at once. A script that uses processes needs the `if __name__ == "__main__"` guard.
-      num_threads: batches made at a time by each process; so many are held in memory, too.
-      augment: what else to draw for each crop.
-      shuffle: False takes the source in its own order.
+        source: random access to examples, see `data.sources`.
+        batch_size: rows of the global batch, over all hosts.
+        crop_samples: length of every row at 24 kHz; shorter clips are zero-padded.
+        seed: from 0 to 2**32 - 1; decides order, crops and augmentation.
+        start_step: the first batch to give, as if those before had been read.
+        num_epochs: passes over the source; a last, incomplete batch is dropped. None never ends.
+        rows: (first, one past the last) row of every global batch that this host reads; None reads all.
+        num_workers: processes that make batches; with 0 it is threads of this process, which is as fast on
+            few cores and starts at once. A script that uses processes needs the `if __name__ == "__main__"`
+            guard.
+        num_threads: batches made at a time by each process; so many are held in memory, too.
+        augment: what else to draw for each crop.
+        shuffle: False takes the source in its own order.
 
     Raises:
-      UserError: the source is empty, or smaller than one batch while `num_epochs` is given.
+        UserError: the source is empty, or smaller than one batch while `num_epochs` is given.
     """
     dataset = grain.MapDataset.source(_not_empty(source)).seed(seed)
     if shuffle:

@@ -9,12 +9,16 @@ OUT holds
     stats.json                     mean, std and count of the mel values in dB; the settings; clips and hours
     rejects.jsonl                  id, path and reason of every clip that was left out
 
-Everything is written into OUT.partial and renamed at the end, so OUT is there whole or not at all.
+Everything is written into OUT.partial and renamed at the end, so OUT is there whole or not at all. A run that
+is stopped, by whatever, leaves its finished shards there (see progress.py), and the same command goes on.
 """
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
+import functools
+import hashlib
 import itertools
 import json
 import math
@@ -22,7 +26,9 @@ import multiprocessing
 import os
 import shutil
 import signal
+import threading
 from collections.abc import Iterator, Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +37,8 @@ from tqdm import tqdm
 
 from muq_jax.audio.decode import SAMPLE_RATE_HZ, Channel, audio_info, load_audio
 from muq_jax.data.manifest import Clip, read_manifest, scan_folder, write_manifest
-from muq_jax.data.shards import CODECS, SHARD_SUFFIX, ShardWriter, encode_record
+from muq_jax.data.progress import PROGRESS_FILE, Part, add_part, finished_parts
+from muq_jax.data.shards import CODECS, ShardWriter, encode_record
 from muq_jax.data.statistics import MelMoments
 from muq_jax.errors import UserError
 
@@ -46,11 +53,11 @@ class Settings:
     """What decides the bytes of the shards.
 
     Attributes:
-      channel: "mean" of all channels, or the number of one (upstream trained on single channels).
-      piece_seconds: longer clips are cut into equal pieces of at most this; so a piece of a long clip is
-        never shorter than half of it, and a 30 s crop of a default piece is a full one.
-      codec: "flac" or "pcm16".
-      min_seconds: shorter clips are rejected.
+        channel: "mean" of all channels, or the number of one (upstream trained on single channels).
+        piece_seconds: longer clips are cut into equal pieces of at most this; so a piece of a long clip is
+            never shorter than half of it, and a 30 s crop of a default piece is a full one.
+        codec: "flac" or "pcm16".
+        min_seconds: shorter clips are rejected.
     """
 
     channel: Channel = "mean"
@@ -97,78 +104,87 @@ def prepare(
 ) -> Report:
     """Prepares a folder of audio, or the files of a manifest, for training.
 
-    The bytes written do not depend on the number of processes.
+    The bytes written do not depend on the number of processes, nor on whether a run was stopped and went on.
 
     Args:
-      source: a folder, or a manifest (JSON Lines).
-      out: the folder to make. If an earlier run with this source and these settings made it, nothing is done.
-      settings: what to write.
-      max_rejects: the largest share of rejected clips, from 0 to 1, that is still a success.
-      num_processes: how many decode. More than one needs the `if __name__ == "__main__"` guard in a script.
+        source: a folder, or a manifest (JSON Lines).
+        out: the folder to make. If an earlier run with this source and these settings made it, nothing is
+            done.
+        settings: what to write.
+        max_rejects: the largest share of rejected clips, from 0 to 1, that is still a success.
+        num_processes: how many decode. More than one needs the `if __name__ == "__main__"` guard in a script.
 
     Raises:
-      UserError: no audio there; `out` holds something else; too many rejects; the disk is full.
+        UserError: no audio there; `out` holds something else or cannot be renamed to; too many rejects; the
+            disk is full.
     """
-    source, out, settings = Path(source), Path(out), settings or Settings()
+    # A link, or a dot, is not a name that the finished folder could be renamed to.
+    source, out, settings = Path(source), Path(out).resolve(), settings or Settings()
     _check_settings(settings, max_rejects)
     made_from = {"source": str(source.resolve()), **dataclasses.asdict(settings)}
     if (out / "manifest.jsonl").is_file() and (out / "stats.json").is_file():
         return _finished(out, made_from)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"{out}: already there and not made by `prepare`; give a new or empty folder")
+    if os.path.ismount(out):
+        raise UserError(f"{out}: a mount point, which no folder can be renamed to; give a folder inside it")
     clips = read_manifest(source) if source.is_file() else scan_folder(source)
 
     partial = out.with_name(out.name + ".partial")
     rejects_left = out.with_name(out.name + ".rejects.jsonl")
+    identity = {**made_from, "clips_sha256": _clips_sha256(clips)}
+    parts = finished_parts(partial, identity)
     try:
-        _remove_partial(partial)
-        partial.mkdir(parents=True)
+        partial.mkdir(parents=True, exist_ok=True)
         rejects_left.unlink(missing_ok=True)
-        report = _write(clips, partial, out, settings, made_from, num_processes)
+        _convert_to_shards(clips, partial, parts, settings, identity, num_processes)
+        report = _write_lists(parts, partial, out, made_from)
         if len(report.rejects) > max_rejects * len(clips) or report.num_clips == 0:
             os.replace(partial / "rejects.jsonl", rejects_left)
             raise UserError(_too_many(report, len(clips), max_rejects, rejects_left))
         os.replace(partial, out)
+        (out / PROGRESS_FILE).unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror}); nothing was kept") from error
+        raise UserError(
+            f"{out}: cannot be written ({error.strerror}); mend that and run the same command again"
+        ) from error
     finally:
-        _remove_partial(partial)
+        # Stopped or failed, finished shards stay for the same command; where there is none, nothing does.
+        if not finished_parts(partial, identity):
+            shutil.rmtree(partial, ignore_errors=True)
     return report
 
 
-def _remove_partial(partial: Path) -> None:
-    """Removes what an earlier run left, and nothing else that happens to have its name."""
-    if not partial.exists():
-        return
-    if any(path.suffix not in (SHARD_SUFFIX, ".json", ".jsonl") for path in partial.iterdir()):
-        raise UserError(
-            f"{partial}: not made by `prepare`, which needs this name; move it, or give another OUT"
-        )
-    shutil.rmtree(partial)
+def _clips_sha256(clips: Sequence[Clip]) -> str:
+    """Returns a digest of what is known of the clips, and of their files' sizes and times."""
+    digest = hashlib.sha256()
+    for clip in clips:
+        stat = clip.path.stat() if clip.path.is_file() else None
+        digest.update(ascii((clip, stat and (stat.st_size, stat.st_mtime_ns))).encode())
+    return digest.hexdigest()
 
 
-def _write(
+def _convert_to_shards(
     clips: Sequence[Clip],
     folder: Path,
-    out: Path,
+    parts: list[Part],
     settings: Settings,
     made_from: dict[str, Any],
     num_processes: int,
-) -> Report:
-    rows: list[dict[str, Any]] = []
-    rejects: list[Reject] = []
-    moments = MelMoments()
-    with ShardWriter(folder) as shards:
-        results = _convert_all(clips, settings, num_processes)
+) -> None:
+    """Converts the clips that come after those of `parts`, and appends theirs."""
+    num_done = sum(part.num_clips for part in parts)
+    part = Part()
+    with ShardWriter(folder, first=len(parts)) as shards:
+        results = _convert_all(clips[num_done:], settings, num_processes)
         # `disable=None`: no bar where there is no terminal.
-        for clip, result in zip(
-            clips, tqdm(results, total=len(clips), unit="clip", disable=None), strict=True
-        ):
+        progress = tqdm(results, initial=num_done, total=len(clips), unit="clip", disable=None)
+        for clip, result in zip(clips[num_done:], progress, strict=True):
             if isinstance(result, str):
-                rejects.append(Reject(clip.id, str(clip.path), result))
+                part.rejects.append({"id": clip.id, "path": str(clip.path), "reason": result})
                 continue
-            moments = moments.merge(result.moments)
-            rows.append(
+            part.moments = part.moments.merge(result.moments)
+            part.rows.append(
                 {
                     **clip.labels,
                     "id": clip.id,
@@ -180,6 +196,19 @@ def _write(
                     "original": str(clip.path),
                 }
             )
+            if shards.is_full:
+                shards.close()
+                add_part(folder, made_from, part)
+                parts.append(part)
+                part = Part()
+    parts.append(part)
+
+
+def _write_lists(parts: Sequence[Part], folder: Path, out: Path, made_from: dict[str, Any]) -> Report:
+    """Writes what stands beside the shards."""
+    rows = [row for part in parts for row in part.rows]
+    rejects = [Reject(**reject) for part in parts for reject in part.rejects]
+    moments = functools.reduce(MelMoments.merge, (part.moments for part in parts))
     report = Report(
         out,
         num_clips=len(rows),
@@ -203,19 +232,25 @@ def _convert_all(clips: Sequence[Clip], settings: Settings, num_processes: int) 
         yield from (_convert(clip, settings) for clip in clips)
         return
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(
-        num_processes, context, initializer=_ignore_interrupt
-    ) as pool:
+    with concurrent.futures.ProcessPoolExecutor(num_processes, context, initializer=_follow_parent) as pool:
         waiting = iter(clips)
-        # A bounded queue: one long file at its head must not let all others pile up in memory behind it.
-        futures = collections.deque(
-            pool.submit(_convert, clip, settings) for clip in itertools.islice(waiting, 4 * num_processes)
-        )
+        workers: Sequence[BaseProcess] = ()
         try:
+            with _ctrl_c_held_back():
+                # A bounded queue: behind one long file, all others must not pile up in memory.
+                futures = collections.deque(
+                    pool.submit(_convert, clip, settings)
+                    for clip in itertools.islice(waiting, 4 * num_processes)
+                )
+                workers = multiprocessing.active_children()
             while futures:
                 yield futures.popleft().result()
                 futures.extend(pool.submit(_convert, clip, settings) for clip in itertools.islice(waiting, 1))
         except concurrent.futures.process.BrokenProcessPool:
+            pool.shutdown(wait=True)
+            # The pool ends the others by SIGTERM: if all ended so, the first was told to end, as we shall be.
+            if workers and all(worker.exitcode == -signal.SIGTERM for worker in workers):
+                raise KeyboardInterrupt from None
             raise UserError(
                 "a decoding process died, probably for want of memory; run again with fewer processes"
             ) from None
@@ -223,20 +258,51 @@ def _convert_all(clips: Sequence[Clip], settings: Settings, num_processes: int) 
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _ignore_interrupt() -> None:
-    """The parent alone answers Ctrl-C: it waits for the few clips at work and cleans up."""
+@contextlib.contextmanager
+def _ctrl_c_held_back() -> Iterator[None]:
+    """Lets Ctrl-C wait, here until the end, and for good in processes started meanwhile.
+
+    One that is still importing would answer it with a traceback.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _follow_parent() -> None:
+    """Ties a worker to its parent.
+
+    The parent alone answers Ctrl-C: it waits for the few clips at work and cleans up. If it is killed, the
+    workers end with it: they would wait for clips for ever.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end_with_parent() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def _convert(clip: Clip, settings: Settings) -> _Converted | str:
     """Returns one clip's records, or the reason why it is rejected."""
     try:
-        info = audio_info(clip.path)
-        wave = load_audio(clip.path, channel=settings.channel, require_complete=True)
+        return _convert_readable(clip, settings)
     except UserError as error:
         return str(error).removeprefix(f"{clip.path}: ")
     except OSError as error:
         return f"cannot be read ({error.strerror})"
+    except MemoryError:
+        return "too long: it does not fit into memory"
+
+
+def _convert_readable(clip: Clip, settings: Settings) -> _Converted | str:
+    info = audio_info(clip.path)
+    wave = load_audio(clip.path, channel=settings.channel, require_complete=True)
     seconds = len(wave) / SAMPLE_RATE_HZ
     if np.abs(wave).max() < _SILENT_PEAK:
         return f"silent: all of its {seconds:.3f} s are zero"

@@ -9,6 +9,7 @@ import contextlib
 import io
 import itertools
 import json
+import os
 import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -32,9 +33,9 @@ def encode_record(header: dict[str, Any], wave: np.ndarray, codec: str) -> bytes
     """Returns the record's bytes.
 
     Args:
-      header: what to keep beside the samples; must have `sample_rate_hz`; gets `codec` and `num_samples`.
-      wave: float32 [S], full scale is 1; 16 bits are kept.
-      codec: "flac" (about half the size) or "pcm16" (nothing to decode).
+        header: what to keep beside the samples; must have `sample_rate_hz`; gets `codec` and `num_samples`.
+        wave: float32 [S], full scale is 1; 16 bits are kept.
+        codec: "flac" (about half the size) or "pcm16" (nothing to decode).
     """
     pcm = np.clip(np.round(wave * _FULL_SCALE), -_FULL_SCALE, _FULL_SCALE - 1).astype("<i2")
     if codec == "flac":
@@ -45,15 +46,17 @@ def encode_record(header: dict[str, Any], wave: np.ndarray, codec: str) -> bytes
         samples = pcm.tobytes()
     else:
         raise ValueError(f"codec is {codec!r}, expected one of {CODECS}")
-    head = json.dumps({**header, "num_samples": len(pcm), "codec": codec}, ensure_ascii=False).encode()
-    return _LENGTH.pack(len(head)) + head + samples
+    head = json.dumps({**header, "num_samples": len(pcm), "codec": codec}, ensure_ascii=False)
+    # A file's name that is not in UTF-8 comes here with surrogates, which JSON holds as escapes.
+    head_bytes = head.encode("utf-8", "backslashreplace")
+    return _LENGTH.pack(len(head_bytes)) + head_bytes + samples
 
 
 def decode_record(record: bytes, where: str = "record") -> tuple[dict[str, Any], np.ndarray]:
     """Returns the header and the wave, float32 [S].
 
     Raises:
-      UserError: these are not the bytes of such a record; `where` names them.
+        UserError: these are not the bytes of such a record; `where` names them.
     """
     try:
         (length,) = _LENGTH.unpack_from(record)
@@ -72,23 +75,31 @@ def decode_record(record: bytes, where: str = "record") -> tuple[dict[str, Any],
     return header, pcm.astype(np.float32) / np.float32(_FULL_SCALE)
 
 
+def is_shards(folder: Path) -> bool:
+    """Whether `prepare` wrote this folder."""
+    return (folder / "manifest.jsonl").is_file() and any(folder.glob(f"*{SHARD_SUFFIX}"))
+
+
 class ShardWriter:
     """Writes records into numbered shards in a folder, all of one clip into the same shard.
 
-    Every method raises UserError if the disk is full or fails.
+    The caller closes a shard that `is_full`; the next record begins another one. Every method raises
+    UserError if the disk is full or fails.
+
+    Args:
+        folder: where to write.
+        first: the number of the first shard.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, first: int = 0):
         self._folder = folder
-        self._numbers = itertools.count()
+        self._numbers = itertools.count(first)
         self._writer: ArrayRecordWriter | None = None
         self._path = Path()
         self._num_records = self._num_bytes = 0
 
     def write(self, records: Iterable[bytes]) -> str:
         """Returns the name of the shard that took a clip's records."""
-        if self._num_bytes > _SHARD_BYTES:
-            self.close()
         with self._named_errors():
             if self._writer is None:
                 self._path = self._folder / f"shard-{next(self._numbers):05d}{SHARD_SUFFIX}"
@@ -100,8 +111,12 @@ class ShardWriter:
                 self._num_bytes += len(record)
         return self._path.name
 
+    @property
+    def is_full(self) -> bool:
+        return self._num_bytes > _SHARD_BYTES
+
     def close(self) -> None:
-        """Ends the shard and reads its index back."""
+        """Ends the shard, sees it to the disk and reads its index back."""
         if self._writer is None:
             return
         writer, self._writer = self._writer, None
@@ -111,6 +126,8 @@ class ShardWriter:
             if reader.num_records() != self._num_records:
                 raise RuntimeError(f"{reader.num_records()} of {self._num_records} records arrived")
             reader.close()
+            with self._path.open("rb") as shard:
+                os.fsync(shard.fileno())
         self._num_records = self._num_bytes = 0
 
     @contextlib.contextmanager
@@ -120,7 +137,9 @@ class ShardWriter:
             yield
         except RuntimeError as error:
             reason = str(error).split(";")[0]
-            raise UserError(f"{self._path}: cannot be written ({reason}); nothing was kept") from error
+            raise UserError(
+                f"{self._path}: cannot be written ({reason}); mend that and run the same command again"
+            ) from error
 
     def __enter__(self) -> "ShardWriter":
         return self

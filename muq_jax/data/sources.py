@@ -14,7 +14,7 @@ from grain.sources import ArrayRecordDataSource
 
 from muq_jax.audio.decode import audio_info, load_audio
 from muq_jax.data.manifest import Clip, read_manifest, scan_folder, select_split
-from muq_jax.data.shards import SHARD_SUFFIX, decode_record
+from muq_jax.data.shards import SHARD_SUFFIX, decode_record, is_shards
 from muq_jax.errors import UserError
 
 # One and a half hours of decoded audio: a small corpus is decoded once instead of once an epoch.
@@ -26,9 +26,9 @@ class Example(TypedDict):
     """What a source gives.
 
     Attributes:
-      id: unique in the source.
-      wave: float32 [S] at 24 kHz, or [channels, S] from a source that keeps channels.
-      labels: whatever else is known of the clip.
+        id: unique in the source.
+        wave: float32 [S] at 24 kHz, or [channels, S] from a source that keeps channels.
+        labels: whatever else is known of the clip.
     """
 
     id: str
@@ -48,21 +48,24 @@ def make_source(spec: Any, *, split: str | None = None, keep_channels: bool = Fa
     """Returns the source that a user names.
 
     Args:
-      spec: a folder of audio files, a manifest (`.jsonl`), a folder of shards written by `prepare`,
-        "toy_music" or "toy_music:NUM_CLIPS", "tfds:NAME" or "tfds:NAME:SPLIT", or an object like those of
-        `tfds.data_source`.
-      split: only clips of this split; None takes all (of a tfds dataset: "train").
-      keep_channels: give [channels, S] from audio files, for `Augment(random_channel=True)`.
+        spec: a folder of audio files, a manifest (`.jsonl`), a folder of shards written by `prepare`,
+            "toy_music" or "toy_music:NUM_CLIPS", "tfds:NAME" or "tfds:NAME:SPLIT", or an object like those of
+            `tfds.data_source`.
+        split: only clips of this split; None takes all (of a tfds dataset: "train").
+        keep_channels: give [channels, S] from audio files, for `Augment(random_channel=True)`.
 
     Raises:
-      UserError: there is nothing of that name, or nothing in it.
+        UserError: there is nothing of that name, or nothing in it.
     """
     if not isinstance(spec, str | os.PathLike):
         from muq_jax.data.tfds_source import TfdsSource
 
+        _check_channels(keep_channels, "a tfds data source gives")
         return TfdsSource(spec)
     name = os.fspath(spec)
     kind, _, rest = name.partition(":")
+    if kind in ("toy_music", "tfds"):
+        _check_channels(keep_channels, f"{name}: {kind} gives")
     if kind == "toy_music":
         from muq_jax.data.toy_music import ToyMusicSource
 
@@ -78,10 +81,7 @@ def make_source(spec: Any, *, split: str | None = None, keep_channels: bool = Fa
 
     path = Path(name)
     if path.is_dir() and is_shards(path):
-        if keep_channels:
-            raise UserError(
-                f"{path}: shards hold one channel; a random channel needs the audio files themselves"
-            )
+        _check_channels(keep_channels, f"{path}: shards hold")
         return ShardSource(path, split=split)
     if path.is_dir():
         return FileSource(select_split(scan_folder(path), split, name), keep_channels=keep_channels)
@@ -91,6 +91,13 @@ def make_source(spec: Any, *, split: str | None = None, keep_channels: bool = Fa
         f"source {name!r}: no such file or folder; expected a folder of audio, a manifest (.jsonl), "
         "a folder written by `prepare`, toy_music[:NUM_CLIPS] or tfds:NAME[:SPLIT]"
     )
+
+
+def _check_channels(keep_channels: bool, who_gives: str) -> None:
+    if keep_channels:
+        raise UserError(
+            f"{who_gives} one channel; random_channel needs audio files themselves, as a folder or a manifest"
+        )
 
 
 class FileSource:
@@ -197,8 +204,3 @@ class ShardSource:
 
     def __repr__(self) -> str:
         return f"ShardSource({str(self._folder)!r}, {len(self)} pieces)"
-
-
-def is_shards(folder: Path) -> bool:
-    """Whether `prepare` wrote this folder."""
-    return (folder / "manifest.jsonl").is_file() and any(folder.glob(f"*{SHARD_SUFFIX}"))

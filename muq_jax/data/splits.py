@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from muq_jax.data.manifest import read_manifest, scan_folder
-from muq_jax.data.sources import is_shards
+from muq_jax.data.shards import is_shards
 from muq_jax.data.toy_music import SPLITS
 
 
@@ -15,7 +15,7 @@ def split_names(spec: str | os.PathLike[str]) -> frozenset[str]:
     else "train").
 
     Raises:
-      UserError: a manifest that cannot be read.
+        UserError: a manifest that cannot be read.
     """
     name = os.fspath(spec)
     if name.partition(":")[0] == "toy_music":

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from muq_jax.audio.mel_numpy import log_mel_numpy
+from muq_jax.data.shards import is_shards
 
 if TYPE_CHECKING:
     from muq_jax.data.sources import Source
@@ -62,7 +63,7 @@ def mel_statistics(source: "Source", *, max_clips: int = 1000) -> dict[str, floa
 def load_statistics(folder: str | os.PathLike[str]) -> dict[str, float] | None:
     """Returns {"mean", "std", "count"} that `prepare` wrote into a folder of shards; None elsewhere."""
     path = Path(folder) / "stats.json"
-    if not path.is_file():
+    if not is_shards(Path(folder)) or not path.is_file():
         return None
     stats = json.loads(path.read_text())
     return {name: stats[name] for name in ("mean", "std", "count")}

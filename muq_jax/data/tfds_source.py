@@ -19,9 +19,9 @@ class TfdsSource:
     """Wraps what `tfds.data_source` or `builder.as_data_source(split)` gives, or a sequence of such dicts.
 
     Args:
-      data_source: random access to dicts with a waveform under one of `WAVE_FEATURES`: float in [-1, 1], or
-        integers of 16 bits; [S], or [S, channels], whose mean is taken.
-      sample_rate_hz: the waveforms' rate, where neither the examples nor the Audio feature say.
+        data_source: random access to dicts with a waveform under one of `WAVE_FEATURES`: float in [-1, 1], or
+            integers of 16 bits; [S], or [S, channels], whose mean is taken.
+        sample_rate_hz: the waveforms' rate, where neither the examples nor the Audio feature say.
     """
 
     def __init__(self, data_source: Any, *, sample_rate_hz: int | None = None):
@@ -76,7 +76,7 @@ def open_tfds(name: str, *, split: str | None = None) -> TfdsSource:
     of a prepared data set. A `split` given as argument holds if NAME gives none.
 
     Raises:
-      UserError: there is no such data set here, or reading it needs tensorflow.
+        UserError: there is no such data set here, or reading it needs tensorflow.
     """
     import tensorflow_datasets as tfds
 

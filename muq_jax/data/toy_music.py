@@ -2,13 +2,11 @@
 
 Three clips in four are songs (chords in a key, bass, a melody, often drums), cut out of a longer piece; the
 fourth is one note played again and again. A clip is a function of (seed, index, seconds) alone. Its samples
-lie on the 16-bit grid, so that memory, wav files and TFDS records hold the same numbers.
+lie on the 16-bit grid, so that memory and TFDS records hold the same numbers.
 """
 
-import json
 import zlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -50,12 +48,12 @@ def make_clip(index: int, seed: int = 0, *, seconds: float = 10.0) -> ToyClip:
     Keys, styles, instruments and pitches are balanced: each value comes once before any comes again.
 
     Args:
-      index: 0 or more; the corpus has no end.
-      seed: 0 or more.
-      seconds: length of the clip, at least 0.1.
+        index: 0 or more; the corpus has no end.
+        seed: 0 or more.
+        seconds: length of the clip, at least 0.1.
 
     Raises:
-      ValueError: an argument is out of range.
+        ValueError: an argument is out of range.
     """
     if index < 0 or seed < 0 or seconds < 0.1:
         raise ValueError(
@@ -79,13 +77,13 @@ class ToyMusicSource:
     Clips are synthesised when first read and kept, as 16 bit, up to `CACHE_BYTES`; none of them is pickled.
 
     Args:
-      num_clips: how many clips of the corpus are drawn on, all splits together.
-      seed: of the corpus.
-      seconds: length of every clip.
-      split: "train", "val", "test", or None for all.
+        num_clips: how many clips of the corpus are drawn on, all splits together.
+        seed: of the corpus.
+        seconds: length of every clip.
+        split: "train", "val", "test", or None for all.
 
     Raises:
-      UserError: there is no such clip.
+        UserError: there is no such clip.
     """
 
     CACHE_BYTES = 512 * 2**20
@@ -126,23 +124,6 @@ class ToyMusicSource:
 def to_pcm16(wave: np.ndarray) -> np.ndarray:
     """A clip's wave as int16, without loss: its samples are multiples of 1/32768."""
     return np.round(wave * 32768).astype(np.int16)
-
-
-def write_folder(out: str | Path, num_clips: int, seed: int = 0, *, seconds: float = 10.0) -> Path:
-    """Writes `OUT/audio/ID.wav` (16 bit) and `OUT/manifest.jsonl`, with all labels, whose path it returns."""
-    import soundfile
-
-    audio = Path(out) / "audio"
-    audio.mkdir(parents=True, exist_ok=True)
-    rows = []
-    for index in range(num_clips):
-        clip = make_clip(index, seed, seconds=seconds)
-        soundfile.write(audio / f"{clip.id}.wav", to_pcm16(clip.wave), SAMPLE_RATE_HZ, subtype="PCM_16")
-        row = {"id": clip.id, "path": f"audio/{clip.id}.wav", "sample_rate_hz": SAMPLE_RATE_HZ}
-        rows.append(row | {"num_samples": clip.wave.size, "split": split_of(index, seed)} | clip.labels)
-    manifest = Path(out) / "manifest.jsonl"
-    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return manifest
 
 
 def _song(ordinal: int, seed: int, num_samples: int) -> tuple[np.ndarray, dict[str, Any]]:

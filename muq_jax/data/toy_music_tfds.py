@@ -25,8 +25,8 @@ class ToyMusicBuilder(tfds.core.GeneratorBasedBuilder):
     melody have the columns start, end (seconds), label. TFDS shuffles what it stores: know a clip by its id.
 
     Args:
-      num_clips, seed, seconds: as for `ToyMusicSource`.
-      **kwargs: what every TFDS builder takes, such as data_dir.
+        num_clips, seed, seconds: as for `ToyMusicSource`.
+        **kwargs: what every TFDS builder takes, such as data_dir.
     """
 
     VERSION = tfds.core.Version("1.0.0")

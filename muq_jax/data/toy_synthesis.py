@@ -167,10 +167,10 @@ def render_note(name: str, pitch: float, num_samples: int, brightness: float = 1
     """A note of the named instrument, float64 `[num_samples + release]`, of unit loudness.
 
     Args:
-      name: a key of `INSTRUMENTS`.
-      pitch: MIDI number.
-      num_samples: from the onset to the moment the note is let go; the release comes after it.
-      brightness: about 0.7 (dull) to 1.3; it moves the timbre, not the pitch.
+        name: a key of `INSTRUMENTS`.
+        pitch: MIDI number.
+        num_samples: from the onset to the moment the note is let go; the release comes after it.
+        brightness: about 0.7 (dull) to 1.3; it moves the timbre, not the pitch.
     """
     instrument = INSTRUMENTS[name]
     total = num_samples + int(instrument.release_s * SAMPLE_RATE_HZ)

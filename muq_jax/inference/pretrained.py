@@ -1,8 +1,10 @@
 """`MuQ` and `MelRVQ`: a model folder in, features or codes of any audio out.
 
-muq = MuQ.from_pretrained("path/to/folder")
-out = muq([wave_a, wave_b], sampling_rate=24_000)
-out.last_hidden_state, out.hidden_states[9], out.num_valid
+For example:
+
+    muq = MuQ.from_pretrained("path/to/folder")
+    out = muq([wave_a, wave_b], sampling_rate=24_000)
+    out.last_hidden_state, out.hidden_states[9], out.num_valid
 """
 
 import os
@@ -44,7 +46,8 @@ class Features:
 
     Attributes:
         hidden_states: by layer number, 0 (the encoder's input) to L, [B, T, D] each; None where not asked
-            for. T is the longest clip's; tokens past a clip's own end are zero.
+            for. T is the longest clip's. Tokens past a clip's own end are zero; with compat="upstream" they
+            are what the model makes of the padding.
         num_valid: int32 [B], tokens of each clip.
         times_seconds: [T], where each token begins.
     """
@@ -84,8 +87,10 @@ class MuQ:
         self.variables: dict[str, Any] = jax.tree.map(jnp.asarray, dict(variables))
         self.sample_rate_hz = config.mel.sample_rate_hz
         self.frame_rate_hz = config.label_rate
+        self._samples_per_token = self.sample_rate_hz // self.frame_rate_hz
         self._model = MuQModel(config, dtype)
         self._unused: dict[str, np.ndarray] = {}
+        self._licences: dict[str, bytes] = {}
 
     @classmethod
     def from_pretrained(
@@ -97,14 +102,14 @@ class MuQ:
         revision: str | None = None,
         local_files_only: bool = False,
     ) -> Self:
-        """Loads a MuQ from a model folder (`config.json` and safetensors, upstream's or ours) or a work
-        directory.
+        """Loads a MuQ from a model folder or a work directory.
 
         Args:
-            folder_or_hub_id: the folder.
+            folder_or_hub_id: a folder with `config.json` and safetensors, upstream's or ours, or the work
+                directory of a run, of which the newest whole checkpoint is taken. The error for the id of a
+                model on the hub says how to download its folder.
             dtype: as for `MuQ`.
-            cache_dir, revision, local_files_only: where and what to download of a hub id; a folder needs
-                none.
+            cache_dir, revision, local_files_only: for the hub; a folder is read as it is, whatever they say.
 
         Raises:
             UserError: no such folder, another kind of model, or weights that do not fit the configuration.
@@ -116,6 +121,7 @@ class MuQ:
         config = from_upstream_json(data)
         muq = cls(config, muq_names.from_torch_names(tensors, config, str(source)), dtype=dtype)
         muq._unused = rules.unused_of(tensors, muq_names.muq_table(config))
+        muq._licences = model_folder.licences(source)
         return muq
 
     @property
@@ -140,9 +146,10 @@ class MuQ:
                 kHz) a clip is zero-padded to that many.
             sampling_rate: of `wavs`, in Hz.
             num_samples: valid samples of each clip at that rate, [B]; None if all are.
-            layers: "all", "last", or layer numbers from 0 to L (negative ones count from the end).
-            window_seconds: None hears each clip in one pass, as upstream. A number cuts clips into windows of
-                that length which overlap by half, keeps their centres, and needs constant memory.
+            layers: "all", "last", or one or more layer numbers from 0 to L (negative ones count from the
+                end).
+            window_seconds: None hears each clip in one pass, as upstream. A number cuts longer clips into
+                windows of that length which overlap by half, keeps their centres, and needs constant memory.
             compat: "alone" gives each clip what upstream gives it alone, whatever it shares the batch with.
                 "upstream" gives what the PyTorch model gives for the zero-padded batch without
                 `attention_mask`: padding leaks into every shorter clip and counts as heard.
@@ -153,21 +160,21 @@ class MuQ:
         if compat not in COMPATS:
             raise UserError(f"compat is {compat!r}; expected one of {', '.join(COMPATS)}.")
         numbers = self._layer_numbers(layers)
+        size = None if window_seconds is None else window_tokens(window_seconds, self.frame_rate_hz)
+        if size is not None and compat == "upstream":
+            raise UserError("window_seconds needs compat='alone': upstream hears clips in one pass.")
         clips = as_clips(wavs, num_samples, sampling_rate, self.sample_rate_hz)
         num_valid = np.array([self._num_tokens(len(clip)) for clip in clips], np.int32)
-        if window_seconds is not None:
-            if compat == "upstream":
-                raise UserError("window_seconds needs compat='alone': upstream hears clips in one pass.")
-            size = window_tokens(window_seconds, self.frame_rate_hz)
+        longest = max(map(len, clips))
+        if size is not None and longest > size * self._samples_per_token:
             hidden = self._in_windows(clips, num_valid, numbers, size)
         else:
-            longest = max(map(len, clips))
             if compat == "upstream":
-                hidden = _features(self._model, self.variables, pad_batch(clips)[0], None, numbers)
+                batch, lengths = pad_batch(clips)[0], None
             else:
                 batch, lengths = pad_batch(clips, bucket(longest, self.sample_rate_hz))
-                hidden = _features(self._model, self.variables, batch, lengths, numbers)
-            hidden = [np.asarray(h)[:, : num_valid.max()] for h in hidden]
+            features = _features(self._model, self.variables, batch, lengths, numbers)
+            hidden = [np.asarray(states)[:, : num_valid.max()] for states in features]
         by_number: list[np.ndarray | None] = [None] * (self.config.conformer.num_layers + 1)
         for number, states in zip(numbers, hidden, strict=True):
             by_number[number] = states
@@ -203,7 +210,7 @@ class MuQ:
         """Writes a model folder, whole or not at all, that this class and the PyTorch package both load.
 
         Tensors that upstream creates and never uses are those of the file that this model came from, else
-        zeros.
+        zeros. A licence that lay beside that file goes along.
 
         Raises:
             UserError: `folder` holds something that is not a model, or the disk is full.
@@ -211,7 +218,8 @@ class MuQ:
         table = muq_names.muq_table(self.config)
         tensors = muq_names.to_torch_names(self.variables, self.config)
         whole = rules.complete(tensors, table, self._unused)
-        model_folder.write(folder, to_upstream_json(self.config), whole, rules.params_sha256(tensors))
+        described, digest = to_upstream_json(self.config), rules.params_sha256(tensors)
+        model_folder.write(folder, described, whole, digest, self._licences)
 
     def _layer_numbers(self, layers: str | int | Sequence[int]) -> tuple[int, ...]:
         last = self.config.conformer.num_layers
@@ -221,6 +229,8 @@ class MuQ:
                 raise UserError(f"layers is {layers!r}; expected 'all', 'last' or numbers from 0 to {last}.")
             return named[layers]
         numbers: list[Any] = list(layers) if isinstance(layers, Sequence | np.ndarray) else [layers]
+        if not numbers:
+            raise UserError(f"layers is empty; expected 'all', 'last' or numbers from 0 to {last}.")
         for number in numbers:
             if not is_integer(number) or not -last - 1 <= number <= last:
                 raise UserError(f"layers holds {number!r}; this model's layers are numbered 0 to {last}.")
@@ -233,11 +243,10 @@ class MuQ:
         self, clips: list[np.ndarray], num_valid: np.ndarray, numbers: tuple[int, ...], size: int
     ) -> list[np.ndarray]:
         """Hears the clips' windows, as many at a time as there are clips."""
-        per_token = self.sample_rate_hz // self.frame_rate_hz
         todo: list[tuple[int, Window]] = [
             (i, window)
             for i, clip in enumerate(clips)
-            for window in plan(len(clip), int(num_valid[i]), size, per_token)
+            for window in plan(len(clip), int(num_valid[i]), size, self._samples_per_token)
         ]
         shape = (len(clips), int(num_valid.max()), self.config.conformer.width)
         hidden = [np.zeros(shape, np.float32) for _ in numbers]
@@ -246,7 +255,7 @@ class MuQ:
             group = todo[at : at + rows]
             heard = [clips[i][window.start : window.stop] for i, window in group]
             heard += [heard[0]] * (rows - len(group))  # the last group keeps the compiled shape
-            batch, lengths = pad_batch(heard, size * per_token)
+            batch, lengths = pad_batch(heard, size * self._samples_per_token)
             features = _features(self._model, self.variables, batch, lengths, numbers)
             for kept, states in zip(hidden, map(np.asarray, features), strict=True):
                 for row, (i, window) in enumerate(group):
@@ -271,6 +280,7 @@ class MelRVQ:
         self.variables: dict[str, Any] = jax.tree.map(jnp.asarray, dict(variables))
         self.sample_rate_hz = config.mel.sample_rate_hz
         self.frame_rate_hz = config.label_rate
+        self._licences: dict[str, bytes] = {}
 
     @classmethod
     def from_pretrained(
@@ -283,6 +293,10 @@ class MelRVQ:
     ) -> Self:
         """Loads a Mel-RVQ from its own model folder or work directory, or the one that a MuQ carries.
 
+        Args:
+            folder_or_hub_id: the folder; as for `MuQ.from_pretrained`.
+            cache_dir, revision, local_files_only: for the hub; a folder is read as it is, whatever they say.
+
         Raises:
             UserError: no such folder, a model that carries none, or weights that do not fit the
                 configuration.
@@ -293,7 +307,9 @@ class MelRVQ:
         data, tensors = model_folder.read(source, "mel_rvq", "muq")
         is_muq = model_folder.model_type(data) == "muq"
         config = from_upstream_json(data).mel_rvq if is_muq else mel_rvq_from_json(data)
-        return cls(config, mel_rvq_names.from_torch_names(tensors, config, str(source)))
+        rvq = cls(config, mel_rvq_names.from_torch_names(tensors, config, str(source)))
+        rvq._licences = model_folder.licences(source)
+        return rvq
 
     def encode(self, wavs: Any, *, sampling_rate: int, num_samples: Any = None) -> np.ndarray:
         """Returns the codes of clips, int32 [B, T, Q]; -1 past a clip's own end, where T is the longest's.
@@ -336,11 +352,14 @@ class MelRVQ:
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Writes a model folder with the names of upstream's `ResidualVectorQuantize`, whole or not at all.
 
+        A licence that lay beside the file that this model came from goes along.
+
         Raises:
             UserError: `folder` holds something that is not a model, or the disk is full.
         """
         tensors = mel_rvq_names.to_torch_names(self.variables, self.config)
-        model_folder.write(folder, mel_rvq_to_json(self.config), tensors, rules.params_sha256(tensors))
+        described, digest = mel_rvq_to_json(self.config), rules.params_sha256(tensors)
+        model_folder.write(folder, described, tensors, digest, self._licences)
 
 
 # Compiled functions are shared: another model of the same configuration compiles nothing.

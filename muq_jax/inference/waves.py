@@ -10,6 +10,9 @@ from muq_jax.audio.decode import resample
 from muq_jax.audio.framing import MIN_SAMPLES
 from muq_jax.errors import UserError
 
+MIN_RATE_HZ = 1000
+"""No music is sampled below; a lower rate was meant in kHz."""
+
 
 def as_clips(wavs: Any, num_samples: Any, sampling_rate: int, model_rate_hz: int) -> list[np.ndarray]:
     """Returns the clips of a call as float32 [S] arrays at the model's rate, each of at least 1,025 samples.
@@ -25,8 +28,11 @@ def as_clips(wavs: Any, num_samples: Any, sampling_rate: int, model_rate_hz: int
     Raises:
         UserError: no clip, a clip without samples, NaN or infinite samples, integers, a wrong shape or rate.
     """
-    if not is_integer(sampling_rate) or sampling_rate <= 0:
-        raise UserError(f"sampling_rate is {sampling_rate!r}; give the samples' rate in Hz, such as 24000.")
+    if not is_integer(sampling_rate) or sampling_rate < MIN_RATE_HZ:
+        raise UserError(
+            f"sampling_rate is {sampling_rate!r}; give the samples' rate in Hz, a whole number from "
+            f"{MIN_RATE_HZ}: 24000, not 24 for kHz."
+        )
     clips = _rows(wavs)
     if not clips:
         raise UserError("wavs is empty; give at least one clip.")

@@ -6,6 +6,7 @@ is cut away there.
 """
 
 import math
+import numbers
 from typing import NamedTuple
 
 from muq_jax.errors import UserError
@@ -36,12 +37,12 @@ def window_tokens(window_seconds: float, token_rate_hz: int) -> int:
         UserError: not a number of seconds that holds at least 8 tokens.
     """
     shortest = MIN_TOKENS / token_rate_hz
-    number = isinstance(window_seconds, int | float) and not isinstance(window_seconds, bool)
+    number = isinstance(window_seconds, numbers.Real) and not isinstance(window_seconds, bool)
     if not number or not shortest <= window_seconds < math.inf:
         raise UserError(
             f"window_seconds is {window_seconds!r}; expected at least {shortest}, or None for one pass."
         )
-    return round(window_seconds * token_rate_hz)
+    return round(float(window_seconds) * token_rate_hz)  # numpy's small types overflow
 
 
 def plan(num_samples: int, num_tokens: int, size: int, samples_per_token: int) -> list[Window]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import functools
 from typing import Any, TypeVar
 
 from muq_jax import __version__
@@ -15,16 +16,18 @@ LABEL_RATES_HZ = (25, 50)
 ConfigT = TypeVar("ConfigT")
 
 
-def _frames_per_token(mel: MelConfig, label_rate: int) -> int:
+def _frames_per_token(label_rate: int) -> int:
     if label_rate not in LABEL_RATES_HZ:
-        raise UserError(f"label_rate must be one of {LABEL_RATES_HZ} tokens per second, found {label_rate}")
-    frame_rate_hz, rest = divmod(mel.sample_rate_hz, mel.hop_length)
-    if rest or frame_rate_hz != 100:
+        raise UserError(f"label_rate must be one of {LABEL_RATES_HZ} tokens per second, found {label_rate!r}")
+    return 100 // label_rate
+
+
+def _check_frame_rate(mel: MelConfig) -> None:
+    if mel.sample_rate_hz != 100 * mel.hop_length:
         raise UserError(
             f"mel.sample_rate_hz / mel.hop_length must be 100 frames per second, "
             f"found {mel.sample_rate_hz} / {mel.hop_length}"
         )
-    return frame_rate_hz // label_rate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,16 +39,17 @@ class MelRVQConfig:
     label_rate: int = 25
 
     def __post_init__(self):
-        frames_per_token = _frames_per_token(self.mel, self.label_rate)
-        if self.rvq.input_dim != self.mel.num_mels * frames_per_token:
+        _check_frame_rate(self.mel)
+        if self.rvq.input_dim != self.mel.num_mels * self.frames_per_token:
             raise UserError(
-                f"rvq.input_dim is {self.rvq.input_dim}; {frames_per_token} stacked frames of "
-                f"{self.mel.num_mels} mel bands make {self.mel.num_mels * frames_per_token}"
+                f"rvq.input_dim is {self.rvq.input_dim}; {self.frames_per_token} stacked frames of "
+                f"{self.mel.num_mels} mel bands make {self.mel.num_mels * self.frames_per_token}: "
+                "label_rate or mel.num_mels is not that of this Mel-RVQ"
             )
 
     @property
     def frames_per_token(self) -> int:
-        return _frames_per_token(self.mel, self.label_rate)
+        return _frames_per_token(self.label_rate)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,9 +85,20 @@ class MuQConfig:
     mel_reconstruction_weight: float = 0.0
 
     def __post_init__(self):
+        for name in ("conv_channels", "num_books", "num_codes"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 1, found {getattr(self, name)}")
+        if not self.mask_seconds > 0:
+            raise UserError(f"mask_seconds must be above 0, found {self.mask_seconds}")
+        if not 0 < self.mask_prob <= 1:
+            raise UserError(f"mask_prob must be above 0 and at most 1, found {self.mask_prob}")
+        for name in ("mask_noise_std", "mel_reconstruction_weight"):
+            if not getattr(self, name) >= 0:
+                raise UserError(f"{name} must be at least 0, found {getattr(self, name)}")
         if self.mel.num_mels % 4:
             raise UserError(f"mel.num_mels must be a multiple of 4, found {self.mel.num_mels}")
-        _frames_per_token(self.mel, self.label_rate)
+        _check_frame_rate(self.mel)
+        _frames_per_token(self.label_rate)
         if self.rvq is None:
             return
         MelRVQConfig(self.mel, self.rvq, self.label_rate)
@@ -95,7 +110,7 @@ class MuQConfig:
 
     @property
     def frames_per_token(self) -> int:
-        return _frames_per_token(self.mel, self.label_rate)
+        return _frames_per_token(self.label_rate)
 
     @property
     def mel_reconstruction(self) -> bool:
@@ -143,10 +158,9 @@ def muq_config(name: str, **overrides: Any) -> MuQConfig:
     if name not in PRESETS:
         raise UserError(f"no model preset {name!r}; there are {', '.join(PRESETS)}")
     fields = _update(dataclasses.asdict(PRESETS[name]), overrides)
-    given = _as_dict(overrides.get("rvq", {}))
-    if fields["rvq"] is not None and "input_dim" not in given:
-        frames_per_token = _frames_per_token(_build(MelConfig(), fields["mel"], "mel."), fields["label_rate"])
-        fields["rvq"]["input_dim"] = fields["mel"]["num_mels"] * frames_per_token
+    if isinstance(fields["rvq"], dict) and "input_dim" not in _as_dict(overrides.get("rvq", {})):
+        mel = _build(MelConfig(), fields["mel"], "mel.")
+        fields["rvq"]["input_dim"] = mel.num_mels * _frames_per_token(fields["label_rate"])
     return _build(MuQConfig(), fields)
 
 
@@ -166,9 +180,9 @@ def from_upstream_json(data: dict[str, Any]) -> MuQConfig:
     """Returns the configuration in a MuQ's `config.json`, upstream's own or one of `to_upstream_json`.
 
     Raises:
-        UserError: it asks for something that this MuQ does not have, or a value is missing.
+        UserError: it asks for something that this MuQ does not have, or a value is missing or cannot be.
     """
-    return _build(MuQConfig(), _update(_read_upstream_keys(data), data.get("muq_jax", {})))
+    return _build(MuQConfig(), _update(_read_upstream_keys(data), _value(data, "muq_jax", dict, {})))
 
 
 def mel_rvq_to_json(config: MelRVQConfig) -> dict[str, Any]:
@@ -234,60 +248,87 @@ def _upstream_keys(config: MuQConfig) -> dict[str, Any]:
 
 def _read_upstream_keys(data: dict[str, Any]) -> dict[str, Any]:
     """Returns the fields of a MuQConfig, as nested dicts, that upstream's keys determine."""
-    try:
-        w2v2 = data["w2v2_config"]
-        fixed = {
-            "features": (data.get("features", ["melspec_2048"]), ["melspec_2048"]),
-            "w2v2_config.position_embeddings_type": (w2v2["position_embeddings_type"], "rotary"),
-            "w2v2_config.hidden_act": (w2v2["hidden_act"], "swish"),
-            "w2v2_config.layerdrop": (w2v2.get("layerdrop", 0.0), 0.0),
+    value = functools.partial(_value, data)
+    fixed = (
+        ("features", ["melspec_2048"], ["melspec_2048"]),
+        ("w2v2_config.position_embeddings_type", "rotary", None),
+        ("w2v2_config.hidden_act", "swish", None),
+        ("w2v2_config.layerdrop", 0.0, 0.0),
+    )
+    for key, expected, default in fixed:
+        found = value(key, type(expected), default)
+        if found != expected:
+            raise UserError(f"config.json: {key} is {found!r}; only {expected!r} is supported")
+    label_rate, num_mels = value("label_rate", int, 25), value("n_mels", int)
+    rvq = None
+    if data.get("use_rvq_target"):
+        rvq = {
+            "num_books": value("rvq_n_codebooks", int, 8),
+            "input_dim": num_mels * _frames_per_token(label_rate),
+            "num_projection_layers": value("rvq_multi_layer_num", int, 1),
         }
-        for key, (found, expected) in fixed.items():
-            if found != expected:
-                raise UserError(f"config.json: {key} is {found!r}; only {expected!r} is supported")
-        label_rate = data.get("label_rate", 25)
-        rvq = None
-        if data.get("use_rvq_target"):
-            rvq = {
-                "num_books": data.get("rvq_n_codebooks", 8),
-                "input_dim": data["n_mels"] * (100 // label_rate),
-                "num_projection_layers": data.get("rvq_multi_layer_num", 1),
-            }
-        # Upstream hard-codes the size of a learned book (1024) and divides codebook_size by it; its
-        # random-projection targets have one book of codebook_size entries.
-        learned = any(data.get(key) for key in ("use_rvq_target", "use_vq_target", "use_encodec_target"))
-        num_codes = 1024 if learned else data["codebook_size"]
-        return {
-            "mel": {
-                "hop_length": data["hop_length"],
-                "num_mels": data["n_mels"],
-                "mean": data["stat"]["melspec_2048_mean"],
-                "std": data["stat"]["melspec_2048_std"],
-            },
-            "conformer": {
-                "width": data["encoder_dim"],
-                "num_layers": data["encoder_depth"],
-                "num_heads": w2v2["num_attention_heads"],
-                "ffn_width": w2v2["intermediate_size"],
-                "conv_kernel": w2v2["conv_depthwise_kernel_size"],
-                "hidden_dropout": w2v2["hidden_dropout"],
-                "attention_dropout": w2v2["attention_dropout"],
-                "activation_dropout": w2v2["activation_dropout"],
-                "conv_dropout": w2v2["conformer_conv_dropout"],
-                "layer_norm_eps": w2v2["layer_norm_eps"],
-                "rotary_base": w2v2["rotary_embedding_base"],
-            },
-            "rvq": rvq,
-            "conv_channels": data["conv_dim"],
-            "label_rate": label_rate,
-            "num_books": data["codebook_size"] // num_codes,
-            "num_codes": num_codes,
-            "mask_seconds": data.get("mask_hop", 0.4),
-            "mask_prob": data.get("mask_prob", 0.6),
-            "mel_reconstruction_weight": data.get("recon_loss_ratio") or 0.0,
-        }
-    except KeyError as error:
-        raise UserError(f"config.json: the key {error} of a MuQ configuration is missing") from error
+    # Upstream hard-codes the size of a learned book (1024) and divides codebook_size by it; its
+    # random-projection targets have one book of codebook_size entries.
+    learned = any(data.get(key) for key in ("use_rvq_target", "use_vq_target", "use_encodec_target"))
+    num_classes = value("codebook_size", int)
+    return {
+        "mel": {
+            "hop_length": value("hop_length", int),
+            "num_mels": num_mels,
+            "mean": value("stat.melspec_2048_mean", float),
+            "std": value("stat.melspec_2048_std", float),
+        },
+        "conformer": {
+            "width": value("encoder_dim", int),
+            "num_layers": value("encoder_depth", int),
+            "num_heads": value("w2v2_config.num_attention_heads", int),
+            "ffn_width": value("w2v2_config.intermediate_size", int),
+            "conv_kernel": value("w2v2_config.conv_depthwise_kernel_size", int),
+            "hidden_dropout": value("w2v2_config.hidden_dropout", float),
+            "attention_dropout": value("w2v2_config.attention_dropout", float),
+            "activation_dropout": value("w2v2_config.activation_dropout", float),
+            "conv_dropout": value("w2v2_config.conformer_conv_dropout", float),
+            "layer_norm_eps": value("w2v2_config.layer_norm_eps", float),
+            "rotary_base": value("w2v2_config.rotary_embedding_base", float),
+        },
+        "rvq": rvq,
+        "conv_channels": value("conv_dim", int),
+        "label_rate": label_rate,
+        "num_books": num_classes // 1024 if learned else 1,
+        "num_codes": 1024 if learned else num_classes,
+        "mask_seconds": value("mask_hop", float, 0.4),
+        "mask_prob": value("mask_prob", float, 0.6),
+        "mel_reconstruction_weight": value("recon_loss_ratio", float, 0.0),
+    }
+
+
+_KINDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    list: "a list",
+    dict: "an object",
+}
+
+
+def _checked(name: str, value: Any, kind: Any) -> Any:
+    """Returns a value that is of the kind that a field holds; a whole number is a number, too."""
+    wanted = int | float if kind is float else kind
+    if not isinstance(value, wanted) or (isinstance(value, bool) and kind is not bool):
+        raise UserError(f"{name} is {value!r}; expected {_KINDS[kind]}")
+    return value
+
+
+def _value(data: dict[str, Any], key: str, kind: type, default: Any = None) -> Any:
+    """Returns `data["a"]["b"]` for the key "a.b" of a config.json; the default where it is absent or null."""
+    found: Any = data
+    for part in key.split("."):
+        found = found.get(part) if isinstance(found, dict) else None
+    found = default if found is None else found
+    if found is None:
+        raise UserError(f"config.json: the key {key!r} of a MuQ configuration is missing or null")
+    return _checked(f"config.json: {key}", found, kind)
 
 
 def _as_dict(value: Any) -> Any:
@@ -314,16 +355,26 @@ def _difference(fields: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
     return changed
 
 
-def _build(base: ConfigT, fields: dict[str, Any], where: str = "") -> ConfigT:
-    """Returns `base` with `fields` replaced, nested dicts into nested configurations; unknown names raise."""
-    known = [field.name for field in dataclasses.fields(base)]  # type: ignore[arg-type]
+def _build(base: ConfigT, fields: Any, where: str = "") -> ConfigT:
+    """Returns `base` with `fields` replaced, nested dicts into nested configurations.
+
+    Raises:
+        UserError: an unknown name, or a value of another kind than the field's.
+    """
+    if not isinstance(fields, dict):
+        raise UserError(f"{where.removesuffix('.')} is {fields!r}; expected its fields by name")
+    kinds = {field.name: field.type for field in dataclasses.fields(base)}  # type: ignore[arg-type]
     replaced = {}
     for name, value in fields.items():
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
+        if name not in kinds:
+            close = difflib.get_close_matches(name, kinds, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(kinds)}"
             raise UserError(f"no field {where + name!r} in the model configuration; {hint}")
         inner = getattr(base, name)
-        nested = dataclasses.is_dataclass(inner) and isinstance(value, dict)
-        replaced[name] = _build(inner, value, f"{where}{name}.") if nested else value
+        if not dataclasses.is_dataclass(inner):
+            replaced[name] = _checked(where + name, value, kinds[name])
+        elif value is None and isinstance(None, kinds[name]):  # type: ignore[arg-type]
+            replaced[name] = None
+        else:
+            replaced[name] = _build(inner, value, f"{where}{name}.")
     return dataclasses.replace(base, **replaced)  # type: ignore[type-var]

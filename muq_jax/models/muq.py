@@ -94,7 +94,7 @@ def normalized_mel(
     Args:
         wave: [B, S] at 24 kHz.
         num_samples: int [B], valid samples; None if all are. Clips of 1 to 1,024 samples count as zero-padded
-            to 1,025, a clip of none has no valid frame.
+            to 1,025, a clip of none has no valid frame. More than S count as S.
         config: the front end's constants.
     """
     config = config or MelConfig()
@@ -102,6 +102,9 @@ def normalized_mel(
         wave = jnp.pad(wave, ((0, 0), (0, MIN_SAMPLES - wave.shape[1])))
     if num_samples is None:
         return normalize(log_mel(wave, config=config), config), None
-    num_samples = jnp.where(num_samples > 0, jnp.maximum(num_samples, MIN_SAMPLES), 0)
+    length = wave.shape[1]
+    # Here, since a short clip's padding is heard up to MIN_SAMPLES and must be the zeros that it counts as.
+    wave = jnp.where(first_valid(num_samples, length), wave, 0)
+    num_samples = jnp.where(num_samples > 0, jnp.clip(num_samples, MIN_SAMPLES, length), 0)
     mel_db = log_mel(wave, num_samples, config=config)
     return normalize(mel_db, config), num_frames(num_samples, config.hop_length)

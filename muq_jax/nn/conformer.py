@@ -58,6 +58,17 @@ class ConformerConfig:
     batch_norm_groups: int = 1
 
     def __post_init__(self):
+        for name in ("width", "num_layers", "num_heads", "ffn_width", "conv_kernel", "batch_norm_groups"):
+            if getattr(self, name) < 1:
+                raise UserError(f"conformer.{name} must be at least 1, found {getattr(self, name)}")
+        for name in ("hidden_dropout", "attention_dropout", "activation_dropout", "conv_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(
+                    f"conformer.{name} must be at least 0 and below 1, found {getattr(self, name)}"
+                )
+        for name in ("layer_norm_eps", "rotary_base"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"conformer.{name} must be above 0, found {getattr(self, name)}")
         if self.width % (2 * self.num_heads):
             raise UserError(
                 f"conformer.width {self.width} must be a multiple of 2 x num_heads ({self.num_heads}): "

@@ -20,8 +20,8 @@ def depthwise_conv(x: Array, kernel: Array, impl: str = "auto") -> Array:
         x: [B, T, C].
         kernel: [taps, C], taps odd.
         impl: "shift" adds up shifted products, "lax" is XLA's grouped convolution, "auto" is "shift" where
-            the program is compiled for a CPU, on which the gradient of the other one inside of a scan takes
-            70 times as long, and "lax" elsewhere. "shift" has a reverse-mode derivative only.
+            the program is compiled for a CPU, on which XLA has no fast gradient of the other one inside of a
+            scan, and "lax" elsewhere. "shift" has a reverse-mode derivative only.
     """
     match impl:
         case "shift":

@@ -1,12 +1,13 @@
 """Masked prediction: hear a waveform with blocks replaced by noise, name the codes of the clean one there."""
 
-from dataclasses import dataclass
+import dataclasses
 from functools import cached_property
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from muq_jax.audio.mel import MelConfig
 from muq_jax.errors import UserError
 from muq_jax.models.mel_rvq import stacked_mel
 from muq_jax.models.muq import MuQModel
@@ -17,7 +18,7 @@ from muq_jax.objectives.targets import Targets
 from muq_jax.quantize.codebook import code_counts
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class MaskedPrediction:
     """Cross-entropy of the codes of masked tokens, the mean over tokens and books (MuQ section 3).
 
@@ -29,8 +30,8 @@ class MaskedPrediction:
 
     Metrics: `ce`, `accuracy` [Q] on masked tokens; `unigram_ce` [Q], the cross-entropy of the same tokens
     under the code frequencies of the training batches before this one, each code counted once more than
-    seen: what a model reaches that knows only those; `masked_share` of the valid tokens; `code_counts` [Q,
-    V], whose total is how often each code occurred; `mel_mse` where the mel is predicted.
+    seen: what a model reaches that knows only those; `masked_share` of the valid tokens; `code_counts`
+    [Q, V], whose total is how often each code occurred; `mel_mse` where the mel is predicted.
     """
 
     model: MuQModel
@@ -44,6 +45,14 @@ class MaskedPrediction:
                 f"{self.targets.num_books} of {self.targets.num_codes}: set model.num_books and "
                 f"model.num_codes to those"
             )
+        ours, theirs = (_front_end(one.mel, one.frames_per_token) for one in (config, self.targets))
+        differing = [f"{name} {ours[name]} and {theirs[name]}" for name in ours if ours[name] != theirs[name]]
+        if differing:
+            raise UserError(
+                f"the model and the targets do not hear the same: {'; '.join(differing)}. Set model.mel, "
+                "model.stat and model.label_rate to those of the Mel-RVQ, or fit one with the model's"
+            )
+        _ = self.masking  # a mask that cannot be shows here, too
 
     @cached_property
     def masking(self) -> MaskingConfig:
@@ -125,6 +134,12 @@ class MaskedPrediction:
 
     def replace(self, params: dict[str, Any], updates: None) -> dict[str, Any]:
         return params
+
+
+def _front_end(mel: MelConfig, frames_per_token: int) -> dict[str, Any]:
+    """What a token is made of; how the transform is computed changes nothing but rounding."""
+    fields = {f"mel.{name}": value for name, value in dataclasses.asdict(mel).items() if name != "stft"}
+    return {**fields, "frames per token": frames_per_token}
 
 
 def cross_entropy(logits: jax.Array, codes: jax.Array) -> jax.Array:

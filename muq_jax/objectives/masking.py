@@ -26,9 +26,10 @@ class MaskingConfig:
     """Deviation of the normal noise that replaces a masked block."""
 
     def __post_init__(self):
-        if abs(self.seconds * self.label_rate - self.block_tokens) > 1e-6:
+        broken = abs(self.seconds * self.label_rate - self.block_tokens) > 1e-6
+        if broken or self.block_tokens < 1:
             raise UserError(
-                f"mask_seconds is {self.seconds}, which is no whole number of tokens at label_rate "
+                f"mask_seconds is {self.seconds}, which is not one or more whole tokens at label_rate "
                 f"{self.label_rate}: set it to a multiple of {1 / self.label_rate}"
             )
 

@@ -14,11 +14,12 @@ Batch = Mapping[str, jax.Array]
 class LossOutput(NamedTuple):
     """One batch's loss and what goes with it.
 
-    loss: scalar, a mean; 0 when `weight` is 0.
-    weight: scalar, what the mean was taken over (masked or valid tokens): micro-batches are joined by it.
-    model_state: the collections that no gradient trains, after this batch; unchanged when not training.
-    metrics: named means.
-    updates: what `Objective.replace` writes into the parameters, or None.
+    Attributes:
+        loss: scalar, a mean; 0 when `weight` is 0.
+        weight: scalar, what the mean was taken over (masked or valid tokens): micro-batches are joined by it.
+        model_state: the collections that no gradient trains, after this batch; unchanged when not training.
+        metrics: named means.
+        updates: what `Objective.replace` writes into the parameters, or None.
     """
 
     loss: jax.Array

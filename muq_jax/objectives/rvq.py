@@ -16,12 +16,11 @@ from muq_jax.quantize.rvq import Replacement, ResidualVQ, replace_rows
 
 @dataclass(frozen=True)
 class MelRVQObjective:
-    """Codebook loss + 0.25 commitment loss + L1 reconstruction of the normalised mel, means over valid
-    tokens.
+    """Codebook loss + 0.25 commitment loss + L1 error of the normalised mel, means over valid tokens.
 
     `model_state` holds `codebook_state`, the counters of unused codes; `updates` are the rows that replace
-    stale ones.
-    Micro-batches count as steps of their own for the counters: accumulate only what fits no other way.
+    stale ones. Micro-batches count as steps of their own for the counters: accumulate only what fits no other
+    way.
 
     Metrics: `codebook_loss`, `commitment_loss`; `error` [Q], the mean absolute error after each book;
     `replaced_codes` [Q], stale codes replaced a step; `code_counts` [Q, V], whose total is how often each

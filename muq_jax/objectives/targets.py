@@ -4,7 +4,7 @@ What makes them is frozen: its variables lie in the training state under `collec
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
 
 import jax
@@ -24,9 +24,18 @@ Variables = Mapping[str, Any]
 
 
 class Targets(Protocol):
-    """What makes codes out of a waveform: Q = `num_books` codes a token, each below V = `num_codes`."""
+    """What makes codes out of a waveform: Q = `num_books` codes a token, each below V = `num_codes`.
+
+    A token is `frames_per_token` frames of the front end `mel`.
+    """
 
     collection: ClassVar[str]
+
+    @property
+    def mel(self) -> MelConfig: ...
+
+    @property
+    def frames_per_token(self) -> int: ...
 
     @property
     def num_books(self) -> int: ...
@@ -59,6 +68,14 @@ class MelRVQTargets:
     collection: ClassVar[str] = "rvq"
 
     @property
+    def mel(self) -> MelConfig:
+        return self.config.mel
+
+    @property
+    def frames_per_token(self) -> int:
+        return self.config.frames_per_token
+
+    @property
     def num_books(self) -> int:
         return self.config.rvq.num_books
 
@@ -78,7 +95,9 @@ class MelRVQTargets:
 
 def single_vq_targets(mel: MelConfig | None = None, label_rate: int = 25) -> MelRVQTargets:
     """Returns the targets of upstream's plain vector quantiser: one book of 1,024 codes of size 8."""
-    return MelRVQTargets(MelRVQConfig(mel or MelConfig(), SINGLE_VQ, label_rate))
+    mel = mel or MelConfig()
+    rvq = replace(SINGLE_VQ, input_dim=mel.num_mels * 100 // label_rate)
+    return MelRVQTargets(MelRVQConfig(mel, rvq, label_rate))
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,9 @@ from muq_jax.data.manifest import Clip
 from muq_jax.inference.pretrained import MuQ
 from muq_jax.models.muq import MuQModel
 
+LOG_MEL = "log-mel"
+"""The name of `log_mel_statistics` among the encoders."""
+
 
 class Encoder(Protocol):
     """Anything with MuQ's call: `hidden_states`, a sequence of [B, T, D], and `num_valid` [B]."""
@@ -28,10 +31,10 @@ class LabelledClip:
     """A clip that a probe uses.
 
     Attributes:
-      id: its name.
-      split: "train", "val" or "test".
-      labels: a label a task; None where it is not known.
-      load: returns the samples, float32 [S] at 24 kHz; called anew for every encoder.
+        id: its name.
+        split: "train", "val" or "test".
+        labels: a label a task; None where it is not known.
+        load: returns the samples, float32 [S] at 24 kHz; called anew for every encoder.
     """
 
     id: str
@@ -101,7 +104,7 @@ def log_mel_statistics(
         [1, N, 3 * num_mels] float32
     """
     rows = []
-    for clip in tqdm(clips, "features log-mel", leave=False, disable=None):
+    for clip in tqdm(clips, f"features {LOG_MEL}", leave=False, disable=None):
         wave = clip.load()[: round(clip_seconds * SAMPLE_RATE_HZ)]
         wave = np.pad(wave, (0, max(0, MIN_SAMPLES - wave.size)))
         mel = log_mel_numpy(wave, hop_length=hop_length, num_mels=num_mels)

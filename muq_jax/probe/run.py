@@ -31,10 +31,10 @@ class Result:
     """One encoder on one task.
 
     Attributes:
-      layer: chosen on the validation split; None for the most frequent class.
-      validation: the validation score of each layer.
-      item_scores: [N_test], the mean over seeds of each test item's score, a metric each.
-      counts: items in train, val and test.
+        layer: chosen on the validation split; None for the most frequent class.
+        validation: the validation score of each layer.
+        item_scores: [N_test], the mean over seeds of each test item's score, a metric each.
+        counts: items in train, val and test.
     """
 
     task: str
@@ -63,8 +63,7 @@ def run_task(
     Args:
         clips: in the order of the features; those without a label for this task are left out.
         features: [layers, N, D] of each encoder, in a list: one entry, or one an instance (the
-        initialisations of
-            an untrained one).
+            initialisations of an untrained one).
 
     Raises:
         UserError: a split has no clip with this label, or the training split fewer than two classes.

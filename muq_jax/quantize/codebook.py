@@ -10,7 +10,9 @@ _NORM_FLOOR = 1e-12
 
 def unit(vectors: jax.Array) -> jax.Array:
     """Returns `vectors` [..., C] scaled to length one; a zero vector stays zero."""
-    return vectors / jnp.maximum(jnp.linalg.norm(vectors, axis=-1, keepdims=True), _NORM_FLOOR)
+    # The floor lies under the root, where the gradient at a zero vector is a number too.
+    squared = jnp.sum(vectors**2, axis=-1, keepdims=True)
+    return vectors / jnp.sqrt(jnp.maximum(squared, _NORM_FLOOR**2))
 
 
 def nearest_code(latents: jax.Array, codebook: jax.Array) -> jax.Array:

@@ -1,8 +1,7 @@
-"""The random-projection quantiser of BEST-RQ (arXiv 2202.01855) and MusicFM (arXiv 2311.03318): nothing is
-learned.
+"""The random-projection quantiser of BEST-RQ (arXiv 2202.01855) and MusicFM (arXiv 2311.03318).
 
-A vector is projected by a fixed random matrix; its code is the row of a fixed random codebook that points
-most nearly the same way. Input is normalised by the mel statistics, not by a layer norm.
+Nothing is learned: a vector is projected by a fixed random matrix; its code is the row of a fixed random
+codebook that points most nearly the same way. Input is normalised by the mel statistics, not by a layer norm.
 """
 
 from collections.abc import Mapping

@@ -12,15 +12,16 @@ books are stacked on a leading axis Q and the books run under `lax.scan`, so tha
 [B, T, V] exist at a time. Everything is float32 with full-precision products: rounding would change codes.
 """
 
+import dataclasses
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from muq_jax.errors import UserError
 from muq_jax.quantize.codebook import code_counts, lookup, nearest_code, unit
 
 # Weights of the three loss terms; the L1 reconstruction has weight one as well.
@@ -28,7 +29,7 @@ CODEBOOK_WEIGHT = 1.0
 COMMITMENT_WEIGHT = 0.25
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class RVQConfig:
     """Sizes of a residual quantiser. The defaults are Mel-RVQ's: four stacked frames of 128 bands in."""
 
@@ -42,13 +43,23 @@ class RVQConfig:
     stale_tolerance: int = 100
     """A code unused for this many training steps in a row is replaced."""
 
+    def __post_init__(self):
+        for name, value in dataclasses.asdict(self).items():
+            if value < 1:
+                raise UserError(f"rvq.{name} must be at least 1, found {value}")
+
 
 SINGLE_VQ = RVQConfig(num_books=1, code_dim=8, stale_tolerance=1000)
 """Upstream's plain vector quantiser: the same thing with one book."""
 
 
 class Replacement(NamedTuple):
-    """Codebook rows to overwrite: `rows` bool [Q, V] says which, `codebook` float32 [Q, V, C] with what."""
+    """Codebook rows to overwrite.
+
+    Attributes:
+        rows: bool [Q, V], which.
+        codebook: float32 [Q, V, C], with what.
+    """
 
     rows: jax.Array
     codebook: jax.Array
@@ -57,14 +68,16 @@ class Replacement(NamedTuple):
 class RVQOutput(NamedTuple):
     """What a quantiser found; means are over valid tokens.
 
-    codes: int32 [B, T, Q].
-    quantized: float32 [B, T, E], the sum of all books' contributions; gradients pass straight through the
-        look-up.
-    latents: float32 [Q, B, T, C], the projections before look-up.
-    codebook_loss, commitment_loss: scalars, mean squared error in code space, summed over books.
-    errors: float32 [Q], mean absolute error of the input's reconstruction after each book.
-    loss: scalar, codebook_loss + 0.25 commitment_loss + errors[-1].
-    replacement: rows to be written into the codebook before the optimiser's update; None outside training.
+    Attributes:
+        codes: int32 [B, T, Q].
+        quantized: float32 [B, T, E], the sum of all books' contributions; gradients pass straight through the
+            look-up.
+        latents: float32 [Q, B, T, C], the projections before look-up.
+        codebook_loss, commitment_loss: scalars, mean squared error in code space, summed over books.
+        errors: float32 [Q], mean absolute error of the input's reconstruction after each book.
+        loss: scalar, codebook_loss + 0.25 commitment_loss + errors[-1].
+        replacement: rows to be written into the codebook before the optimiser's update; None outside
+            training.
     """
 
     codes: jax.Array
@@ -191,9 +204,9 @@ def retire_stale(
 ) -> tuple[jax.Array, Replacement]:
     """Counts steps without use and draws new rows for the codes whose count has reached `tolerance`.
 
-    Usage is that of the whole batch handed in: under jit with a sharded batch, of the global one. As
-    upstream, a stale row becomes the latent of a random token scaled to length one, row v that of the v-th
-    token of one random order.
+    Usage is that of the whole batch handed in: under jit with a sharded batch, of the global one. A batch
+    without a valid token is no step. As upstream, a stale row becomes the latent of a random token scaled to
+    length one, row v that of the v-th token of one random order.
 
     Args:
         counter: float32 [Q, V], steps in a row without use, before this one.
@@ -208,8 +221,10 @@ def retire_stale(
     num_books, num_codes = counter.shape
     valid = jnp.ones(output.codes.shape[:2], bool) if valid is None else valid
     used = code_counts(output.codes, num_codes, valid) > 0
-    counter = jnp.where(used, 0.0, counter + 1.0)
-    stale = counter == tolerance
+    any_valid = valid.any()
+    counter = jnp.where(used, 0.0, counter + any_valid)
+    # Upstream asks for equality, and never replaces a code whose stored count is above the tolerance.
+    stale = any_valid & (counter >= tolerance)
     code_dim = output.latents.shape[-1]
 
     def draw():

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from muq_jax.probe.features import LOG_MEL
 from muq_jax.probe.run import MOST_FREQUENT, UNTRAINED
 from muq_jax.probe.table import MEAN, MINUS_UNTRAINED
 from muq_jax.report.page import Block, Card, Table
@@ -51,20 +52,17 @@ def verdict(rows: Rows, encoder: str) -> str:
 
 
 def probe_cards(rows: Rows, encoder: str) -> list[Card]:
-    """The mean over the tasks, of the encoder and of the untrained one."""
-    means = {
-        row["encoder"]: row["value"]
-        for row in rows
-        if row["task"] == MEAN and row["metric"] == "mean of tasks"
-    }
-    if not means:
-        means = {
-            row["encoder"]: row["value"]
-            for row in reversed(rows)
-            if not row["metric"].endswith(MINUS_UNTRAINED)
-        }
-    others = ", ".join(f"{name} {value:.2f}" for name, value in means.items() if name != encoder)
-    return [Card(f"{means[encoder]:.2f}", f"mean probe accuracy; {others}")]
+    """The mean over the tasks, or the one task's first metric: of the encoder and of the others."""
+    scores = [row for row in rows if not row["metric"].endswith(MINUS_UNTRAINED)]
+    shown = [row for row in scores if row["task"] == MEAN]
+    what = "mean probe accuracy"
+    if not shown:
+        task, metric = scores[0]["task"], scores[0]["metric"]
+        shown = [row for row in scores if row["metric"] == metric]
+        what = f"probe {metric}, {task}"
+    values = {row["encoder"]: row["value"] for row in shown}
+    others = ", ".join(f"{name} {value:.2f}" for name, value in values.items() if name != encoder)
+    return [Card(f"{values[encoder]:.2f}", f"{what}; {others}")]
 
 
 def probe_table(rows: Rows) -> Table:
@@ -89,7 +87,7 @@ def _cell(row: Mapping[str, Any] | None) -> str:
         return ""
     layer = (
         ""
-        if row["layer"] is None or row["encoder"] in (MOST_FREQUENT, "log-mel")
+        if row["layer"] is None or row["encoder"] in (MOST_FREQUENT, LOG_MEL)
         else f", layer {row['layer']}"
     )
     return f"{row['value']:.2f}\n{row['low']:.2f} to {row['high']:.2f}{layer}"

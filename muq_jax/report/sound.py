@@ -91,8 +91,9 @@ def token_map(
 def self_similarity(
     features: np.ndarray, *, frame_rate_hz: float, layer: int, spans: Spans = (), spans_name: str = ""
 ) -> Picture:
-    """The cosine of every moment's features with every other's: repeats are lines beside the diagonal, parts
-    are squares.
+    """The cosine of every moment's features with every other's.
+
+    Repeats are lines beside the diagonal, parts are squares.
 
     Args:
         features: [T, D]; averaged over a fifth of a second, then standardised over the clip.

@@ -47,10 +47,10 @@ class Picture:
     """A drawn plot.
 
     Attributes:
-      png: the file's bytes.
-      alt: what it shows, for those who do not see it.
-      caption: printed below it.
-      width: of the page's, 0 to 1.
+        png: the file's bytes.
+        alt: what it shows, for those who do not see it.
+        caption: printed below it.
+        width: of the page's, 0 to 1.
     """
 
     png: bytes

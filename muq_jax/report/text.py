@@ -1,7 +1,6 @@
 """A model folder or a work directory in a screenful of text."""
 
 import dataclasses
-import json
 import os
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -13,14 +12,12 @@ import numpy as np
 from muq_jax.checkpoint import load_meta, newest_step
 from muq_jax.convert import folder as model_folder
 from muq_jax.convert import mel_rvq, muq
+from muq_jax.convert.reader import CONFIG, read_json
 from muq_jax.convert.rules import flatten, params_sha256
 from muq_jax.errors import UserError
 from muq_jax.inference.pretrained import MelRVQ, MuQ
 from muq_jax.train.health import HEALTH_SPLIT
 from muq_jax.train.metrics import METRICS_FILE, Row, read_rows
-
-CONFIG_FILE = "config.json"
-LICENCE_FILES = ("LICENSE", "LICENSE.txt", "LICENSE.md")
 
 # What is shown of each book, with its name and how a number is written.
 _PER_BOOK = (
@@ -37,24 +34,24 @@ def describe(name: str | os.PathLike[str]) -> str:
     """Returns configuration, sizes, `params sha256`, and of a run its newest checkpoint, metrics and health.
 
     Args:
-      name: a model folder or a work directory.
+        name: a model folder or a work directory.
 
     Raises:
-      UserError: it is neither.
+        UserError: it is neither, or a file of it is damaged.
     """
     source = model_folder.find(name)
     return _describe_run(source) if model_folder.is_work_directory(source) else _describe_folder(source)
 
 
 def _describe_folder(source: Path) -> str:
-    kind = model_folder.model_type(json.loads((source / CONFIG_FILE).read_text()))
+    kind = model_folder.model_type(read_json(source / CONFIG))
     config, variables, sha256 = _load(source, kind)
-    licence = next((source / name for name in LICENCE_FILES if (source / name).is_file()), None)
+    licence = next(iter(model_folder.licences(source).values()), b"").decode(errors="replace").strip()
     return "\n".join(
         [
             f"{source}: model folder, {kind}",
             *_groups(config),
-            f"licence: {licence.read_text().strip().splitlines()[0].strip() if licence else 'no file says'}",
+            f"licence: {licence.splitlines()[0].strip() if licence else 'no file says'}",
             _sizes(variables),
             f"params sha256 {sha256}",
         ]
@@ -63,7 +60,7 @@ def _describe_folder(source: Path) -> str:
 
 def _describe_run(source: Path) -> str:
     step = newest_step(source)
-    settings = json.loads((source / CONFIG_FILE).read_text()) if (source / CONFIG_FILE).is_file() else {}
+    settings = read_json(source / CONFIG) if (source / CONFIG).is_file() else {}
     num_steps = settings.get("train", {}).get("num_steps", "?")
     lines = [
         f"{source}: work directory, newest checkpoint: {'none yet' if step is None else f'step {step}'} of "
@@ -71,15 +68,15 @@ def _describe_run(source: Path) -> str:
     ]
     lines += _groups(settings)
     if step is not None:
-        _, variables, sha256 = _load(source, load_meta(source, step)["model"]["model_type"])
+        _, variables, sha256 = _load(source, load_meta(source, step).get("model", {}).get("model_type"))
         lines.append(_sizes(variables))
     rows = read_rows(source / METRICS_FILE)
     for split in ("train", "valid"):
         lines += _metrics(next((row for row in reversed(rows) if row["split"] == split), None))
     found = [row for row in rows if row["split"] == HEALTH_SPLIT]
-    lines += [f"health: step {row['step']}: {row['message']}" for row in found] or [
-        "health: nothing found wrong"
-    ]
+    lines += [f"health: step {row['step']}: {row['message']}" for row in found]
+    if not found:
+        lines.append(f"health: {'nothing found wrong' if rows else 'nothing was measured yet'}")
     if step is not None:
         lines.append(f"params sha256 {sha256}")
     return "\n".join(lines)

@@ -12,12 +12,14 @@ import jax
 import numpy as np
 
 from muq_jax import __version__
+from muq_jax.convert.reader import CONFIG
 from muq_jax.errors import UserError
 from muq_jax.report import curves
 from muq_jax.report.page import Block, Card, Folded, Note, Section, facts_table, write_page
 from muq_jax.train.metrics import METRICS_FILE, Row, read_rows
 
-CONFIG_FILE = "config.json"
+REPORT = Path("report", "index.html")
+"""A work directory's report."""
 
 
 def report_training(workdir: Path) -> Path:
@@ -27,11 +29,11 @@ def report_training(workdir: Path) -> Path:
         UserError: the work directory has no metrics yet.
     """
     rows = read_rows(workdir / METRICS_FILE)
-    if not _split(rows, "train"):
+    if not _measured(rows, "train"):
         raise UserError(f"{workdir / METRICS_FILE}: no training metrics yet; let the run write its first row")
     last = _split(rows, "train")[-1]
     is_muq = "ce" in last
-    path = workdir / "report" / "index.html"
+    path = workdir / REPORT
     write_page(
         path,
         title="Pretraining MuQ" if is_muq else "Fitting a Mel-RVQ",
@@ -63,17 +65,18 @@ def health_section(runs: Mapping[str, Sequence[Row]]) -> Section:
 
 def rvq_cards(rows: Sequence[Row]) -> list[Card]:
     """The numbers to take away from a Mel-RVQ's run."""
-    last = _split(rows, "train")[-1]
+    train = _measured(rows, "train")
+    last = train[-1]
     cards = [
         Card(f"{last['error'][0]:.2f} to {last['error'][-1]:.2f}", "mel error after the first and last book")
     ]
-    least = min(_usage_row(_split(rows, "train"))["codes_used"])
+    least = min(_usage_row(train)["codes_used"])
     return [*cards, Card(f"{least:,} of {last['num_codes']:,}", "codes in use, in the book with the fewest")]
 
 
 def prediction_cards(rows: Sequence[Row]) -> list[Card]:
     """The numbers to take away from a pretraining run, of validation where there is one."""
-    row = (_split(rows, "valid") or _split(rows, "train"))[-1]
+    row = (_measured(rows, "valid") or _measured(rows, "train"))[-1]
     found, known = np.array(row["ce"]), np.array(row["unigram_ce"])
     where = "validation" if row["split"] == "valid" else "training"
     chance = float(np.log(row["num_codes"]))
@@ -96,8 +99,8 @@ def rvq_blocks(rows: Sequence[Row], plain_mean: float | None = None) -> list[Blo
     Args:
         plain_mean: the error of answering every time with the mean of the training data, where it is known.
     """
-    train = _split(rows, "train")
-    used, last = _usage_row(train), (_split(rows, "valid") or train)[-1]
+    train = _measured(rows, "train")
+    used, last = _usage_row(train), (_measured(rows, "valid") or train)[-1]
     steps, errors = _curve(train, "error")
     return [
         "Each book encodes what the books before it left over, so the error must fall from book to book.",
@@ -111,7 +114,7 @@ def rvq_blocks(rows: Sequence[Row], plain_mean: float | None = None) -> list[Blo
 
 def prediction_blocks(rows: Sequence[Row]) -> list[Block]:
     """How well masked tokens are predicted, over the steps and book by book."""
-    train, valid = _split(rows, "train"), _split(rows, "valid")
+    train, valid = _measured(rows, "train"), _measured(rows, "valid")
     last = (valid or train)[-1]
     chance = float(np.log(last["num_codes"]))
     levels = {
@@ -135,10 +138,9 @@ def prediction_blocks(rows: Sequence[Row]) -> list[Block]:
             "Masked tokens named right (training)", steps, accuracy, "accuracy (%)", percent=True
         ),
     ]
-    names = ("grad_norm", "learning_rate", "audio_seconds_per_second")
-    measured = [_curve(train, name)[1] for name in names]
-    if len({len(values) for values in measured}) == 1 and len(measured[0]) > 1:
-        blocks.append(curves.optimisation(_curve(train, "grad_norm")[0], *measured))
+    if len(train) > 1:
+        names = ("grad_norm", "learning_rate", "audio_seconds_per_second")
+        blocks.append(curves.optimisation(steps, *(_curve(train, name)[1] for name in names)))
     return blocks
 
 
@@ -161,8 +163,8 @@ def run_facts() -> dict[str, str]:
 
 
 def _config_of(workdir: Path) -> dict[str, str]:
-    path = workdir / CONFIG_FILE
-    return {CONFIG_FILE: json.dumps(json.loads(path.read_text()), indent=2)} if path.exists() else {}
+    path = workdir / CONFIG
+    return {CONFIG: json.dumps(json.loads(path.read_text()), indent=2)} if path.exists() else {}
 
 
 def _usage_row(train: Sequence[Row]) -> Row:
@@ -174,17 +176,16 @@ def _split(rows: Sequence[Row], name: str) -> list[Row]:
     return [row for row in rows if row["split"] == name]
 
 
+def _measured(rows: Sequence[Row], split: str) -> list[Row]:
+    """The rows of a split that have numbers: a window of nothing but skipped steps has null for each."""
+    return [row for row in _split(rows, split) if row["loss"] is not None]
+
+
 def _curve(rows: Sequence[Row], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and values of the rows that have a number there (a window of skipped steps has null)."""
-    found = [(row["step"], row[name]) for row in rows if _is_number(row.get(name))]
-    return np.array([step for step, _ in found]), np.array([value for _, value in found], float)
+    return np.array([row["step"] for row in rows]), np.array([row[name] for row in rows], float)
 
 
 def _mean_curve(rows: Sequence[Row], name: str) -> tuple[np.ndarray, np.ndarray]:
     """As `_curve`, the mean over the books."""
     steps, values = _curve(rows, name)
     return steps, values.mean(axis=-1) if len(values) else values
-
-
-def _is_number(value: Any) -> bool:
-    return None not in value if isinstance(value, list) else value is not None

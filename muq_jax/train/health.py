@@ -33,9 +33,9 @@ class Check:
     """One thing that can be wrong.
 
     Attributes:
-      name: what it is called in the metrics.
-      find: returns the facts that the message needs, or None where all is well (or cannot be told yet).
-      message: what is wrong and what to do, for `str.format`.
+        name: what it is called in the metrics.
+        find: returns the facts that the message needs, or None where all is well (or cannot be told yet).
+        message: what is wrong and what to do, for `str.format`.
     """
 
     name: str

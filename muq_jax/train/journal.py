@@ -31,10 +31,10 @@ class Counters:
     """What is counted over the whole run; saved with every checkpoint.
 
     Attributes:
-      audio_seconds: audio seen, over all hosts.
-      skipped: steps that were not finite.
-      skipped_in_a_row: those since the last finite step.
-      train_seconds: time spent training, without evaluating, saving and compiling.
+        audio_seconds: audio seen, over all hosts.
+        skipped: steps that were not finite.
+        skipped_in_a_row: those since the last finite step.
+        train_seconds: time spent training, without evaluating, saving and compiling.
     """
 
     audio_seconds: float = 0.0
@@ -108,7 +108,7 @@ class Journal:
         """Takes in a finished step; writes a row when it ends a window.
 
         Raises:
-          UserError: it is the last of too many steps in a row that were not finite.
+            UserError: it is the last of too many steps in a row that were not finite.
         """
         finite, loss, grad_norm, num_samples, metrics = jax.device_get(output)
         self._step = step
@@ -134,9 +134,9 @@ class Journal:
             self.end_window()
             raise UserError(
                 f"stopped: the last {self.counters.skipped_in_a_row} steps up to step {step} had a loss or "
-                f"gradient that is not finite. {self._nonfinite_path} lists their clips. Look at those; else "
-                "lower optim.peak_lr, or use model.dtype=float32. The same command goes on from the newest "
-                "checkpoint."
+                f"gradient that is not finite; {self._nonfinite_path} lists their clips. Take the clips out, "
+                "lower optim.peak_lr or use model.dtype=float32, with a new --workdir: this one would meet "
+                "the same steps again. To go on here, let it skip more: raise train.max_nonfinite."
             )
 
     def end_window(self) -> None:

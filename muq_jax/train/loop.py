@@ -34,14 +34,14 @@ class LoopConfig:
     """How long, how often, and when to give up; every interval is in steps.
 
     Attributes:
-      num_steps: steps in the whole run, skipped ones included.
-      log_every: steps that one row of metrics covers.
-      eval_every: steps between evaluations (there is one at the end as well); 0 for none.
-      checkpoint_every: steps between checkpoints (there is one at the end as well).
-      keep_checkpoints: newest checkpoints kept.
-      max_nonfinite: so many skipped steps in a row end the run.
-      accumulate: micro-batches that a batch is cut into.
-      seed: of the parameters, masks, noise and dropout.
+        num_steps: steps in the whole run, skipped ones included.
+        log_every: steps that one row of metrics covers.
+        eval_every: steps between evaluations (there is one at the end as well); 0 for none.
+        checkpoint_every: steps between checkpoints (there is one at the end as well).
+        keep_checkpoints: newest checkpoints kept.
+        max_nonfinite: so many skipped steps in a row end the run.
+        accumulate: micro-batches that a batch is cut into.
+        seed: of the parameters, masks, noise and dropout.
     """
 
     num_steps: int
@@ -64,14 +64,14 @@ class Task:
     """What is trained, and on what.
 
     Attributes:
-      objective: the model and its loss.
-      optim: the optimizer.
-      train_batches: opens this host's rows of the global batches, from a step (0 is the first) onwards; with
-        `close`.
-      valid_batches: opens this host's rows of all validation batches; None where there are none.
-      flops_per_step: analytic count of the model's arithmetic in one step, for the FLOP/s metric.
-      levels: constants written beside the metrics, such as the loss of chance.
-      meta: saved with every checkpoint: what describes the model.
+        objective: the model and its loss.
+        optim: the optimizer.
+        train_batches: opens this host's rows of the global batches, from a step (0 is the first) onwards;
+            with `close`.
+        valid_batches: opens this host's rows of all validation batches; None where there are none.
+        flops_per_step: analytic count of the model's arithmetic in one step, for the FLOP/s metric.
+        levels: constants written beside the metrics, such as the loss of chance.
+        meta: saved with every checkpoint: what describes the model.
     """
 
     objective: Objective
@@ -87,13 +87,13 @@ def run(task: Task, config: LoopConfig, *, mesh: Mesh, workdir: Path) -> tuple[T
     """Trains until `num_steps`, from the newest whole checkpoint in `workdir` if there is one.
 
     A run that was ended at any moment and is started again ends with the bits that it would have had. SIGINT
-    and SIGTERM (on several hosts a preemption notice) end it with a checkpoint after the step at hand.
+    and SIGTERM end it with a checkpoint after the step at hand; on several hosts only SIGTERM does, on any.
 
     Returns:
-      The state, and "done", "interrupted", or "was done" where there was nothing left to do.
+        The state, and "done", "interrupted", or "was done" where there was nothing left to do.
 
     Raises:
-      UserError: too many steps in a row were not finite, or a checkpoint does not fit on the disk.
+        UserError: too many steps in a row were not finite, or a checkpoint does not fit on the disk.
     """
     with jax.set_mesh(mesh), Checkpoints(workdir, keep=config.keep_checkpoints) as checkpoints:
         optimizer = make_optimizer(task.optim)
@@ -134,7 +134,7 @@ def run(task: Task, config: LoopConfig, *, mesh: Mesh, workdir: Path) -> tuple[T
             meta = {**task.meta, "step": step, "counters": dataclasses.asdict(journal.counters)}
             checkpoints.save(step, state.to_items(), meta)
 
-        with closing(journal), closing(task.train_batches(start)) as batches, _signals() as signalled:
+        with closing(journal), closing(task.train_batches(start)) as batches, _stops(checkpoints) as stops:
             late: tuple[Any, ...] | None = None
             for step in range(start + 1, config.num_steps + 1):
                 with journal.waiting_for_data():
@@ -148,7 +148,9 @@ def run(task: Task, config: LoopConfig, *, mesh: Mesh, workdir: Path) -> tuple[T
                 if step == start + 1:
                     journal.restart_clock()
 
-                stop = checkpoints.reached_preemption(step) if jax.process_count() > 1 else signalled()
+                # What failed in the background since the last save: now, not when the next one is due.
+                checkpoints.raise_if_failed()
+                stop = stops(step)
                 ends = stop or step == config.num_steps
                 saves = ends or step % config.checkpoint_every == 0
                 evaluate_now = evaluate if _is_due(step, config) else None
@@ -200,12 +202,20 @@ def _make_evaluate(
 
 
 @contextmanager
-def _signals() -> Iterator[Callable[[], bool]]:
-    """Gives a function that says whether SIGINT or SIGTERM has come; a second one acts as usual."""
-    came = threading.Event()
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
-        yield came.is_set
+def _stops(checkpoints: Checkpoints) -> Iterator[Callable[[int], bool]]:
+    """Gives a function that says whether to stop after a step: SIGINT or SIGTERM has come.
+
+    A second signal acts as usual. Of several hosts one that has SIGTERM is enough: they agree on the step;
+    Ctrl-C ends them at once.
+    """
+    if jax.process_count() > 1:
+        # SIGTERM has the handler of `jax.distributed`, without which no host would learn of it.
+        yield checkpoints.reached_preemption
         return
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
+        yield lambda step: False
+        return
+    came = threading.Event()
     previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def restore() -> None:
@@ -220,6 +230,6 @@ def _signals() -> Iterator[Callable[[], bool]]:
     for number in previous:
         signal.signal(number, handle)
     try:
-        yield came.is_set
+        yield lambda step: came.is_set()
     finally:
         restore()

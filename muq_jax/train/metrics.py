@@ -4,13 +4,16 @@ import json
 import math
 import operator
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
 
 from muq_jax.objectives.metric import Mean
 from muq_jax.quantize.codebook import codebook_health
@@ -93,11 +96,36 @@ def keep_rows_until(path: Path, step: int) -> list[Row]:
     return rows
 
 
+class EventFile:
+    """A TensorBoard event file; what is written is on the disk, or its OSError reaches the caller.
+
+    `tensorboardX.SummaryWriter` writes in a thread, which a full disk ends: later rows would wait for ever.
+    """
+
+    def __init__(self, folder: Path, *, step: int) -> None:
+        """Opens a new file; TensorBoard will hide what older ones have of the steps after `step`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self._writer = EventsWriter(str(folder / "events"))
+        self._write(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))
+
+    def write(self, scalars: Mapping[str, float], step: int) -> None:
+        """Writes the values of a step by their tags."""
+        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]
+        self._write(Event(step=step, wall_time=time.time(), summary=Summary(value=values)))
+
+    def close(self) -> None:
+        self._writer.close()
+
+    def _write(self, event: Event) -> None:
+        self._writer.write_event(event)
+        self._writer.flush()
+
+
 class MetricsWriter:
     """Writes rows to `metrics.jsonl` and TensorBoard event files; hosts but the first only remember them.
 
     Attributes:
-      rows: everything written so far, of earlier starts of the run too.
+        rows: everything written so far, of earlier starts of the run too.
     """
 
     def __init__(self, workdir: Path, *, step: int = 0) -> None:
@@ -107,7 +135,7 @@ class MetricsWriter:
         self.rows: list[Row] = []
         if self._writes:
             self.rows = keep_rows_until(self._path, step)
-            self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+            self._events = EventFile(workdir / "tensorboard", step=step)
 
     def write(self, row: Row) -> None:
         """Writes a row; it must have `split` and `step`."""
@@ -115,14 +143,16 @@ class MetricsWriter:
         if not self._writes:
             return
         append_row(self._path, row)
+        scalars: dict[str, float] = {}
         for name, value in row.items():
             values = {name: value}
             if isinstance(value, list):
                 values = {f"{name}/book_{book}": v for book, v in enumerate(value, start=1)}
             for tag, number in values.items():
                 if name not in ("split", "step") and isinstance(number, int | float):
-                    self._board.add_scalar(f"{row['split']}/{tag}", number, row["step"])
+                    scalars[f"{row['split']}/{tag}"] = number
+        self._events.write(scalars, row["step"])
 
     def close(self) -> None:
         if self._writes:
-            self._board.close()
+            self._events.close()

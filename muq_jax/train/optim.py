@@ -16,14 +16,14 @@ class OptimConfig:
     """Adam with decoupled weight decay; the defaults are the paper's recipe for MuQ.
 
     Attributes:
-      peak_lr: the highest learning rate.
-      schedule: "warmup_linear" (up to the peak, then in a straight line to 0) or "constant".
-      warmup_steps: updates until the peak is reached; 0 starts there.
-      total_steps: updates after which "warmup_linear" is 0.
-      beta1, beta2, eps: Adam's.
-      weight_decay: decoupled; each update also takes `learning rate * weight_decay` of the parameter away. As
-        upstream's optimizer has one parameter group, biases and norm scales decay too.
-      clip_norm: gradients are scaled down to this global norm; None or inf leaves them.
+        peak_lr: the highest learning rate.
+        schedule: "warmup_linear" (up to the peak, then in a straight line to 0) or "constant".
+        warmup_steps: updates until the peak is reached; 0 starts there.
+        total_steps: updates after which "warmup_linear" is 0.
+        beta1, beta2, eps: Adam's.
+        weight_decay: decoupled; each update also takes `learning rate * weight_decay` of the parameter away.
+            As upstream's optimizer has one parameter group, biases and norm scales decay too.
+        clip_norm: gradients are scaled down to this global norm; None or inf leaves them.
     """
 
     peak_lr: float = 5e-4
@@ -53,8 +53,8 @@ def learning_rate(config: OptimConfig, count: Any, xp: Any = jnp) -> Any:
     polynomial decay of power 1.
 
     Args:
-      count: updates done so far; a number or an array.
-      xp: the array module, `numpy` where the caller is not inside a jitted function.
+        count: updates done so far; a number or an array.
+        xp: the array module, `numpy` where the caller is not inside a jitted function.
     """
     if config.schedule == "constant":
         return config.peak_lr + 0.0 * count

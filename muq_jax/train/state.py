@@ -19,11 +19,11 @@ class TrainState:
     """Everything that a step changes; no functions, whose presence would make two builds differ as pytrees.
 
     Attributes:
-      step: int32 scalar, steps taken, skipped ones included.
-      params: what the optimizer trains.
-      opt_state: the optimizer's.
-      model_state: collections that are not trained by gradient (running statistics, code counts, a frozen
-        quantizer).
+        step: int32 scalar, steps taken, skipped ones included.
+        params: what the optimizer trains.
+        opt_state: the optimizer's.
+        model_state: collections that are not trained by gradient (running statistics, code counts, a frozen
+            quantizer).
     """
 
     step: jax.Array

@@ -39,11 +39,11 @@ def make_train_step(
     finite leaves everything but the step counter as it was.
 
     Args:
-      objective: the loss. All its chance comes from the key and `batch["row"]`.
-      optimizer: turns the gradient into an update.
-      accumulate: micro-batches that the batch is cut into, to fit into memory. Their gradients are joined by
-        `LossOutput.weight`, which makes them the whole batch's masked mean; statistics that depend on the
-        batch (BatchNorm's, the count of unused codes) are taken for each micro-batch in turn.
+        objective: the loss. All its chance comes from the key and `batch["row"]`.
+        optimizer: turns the gradient into an update.
+        accumulate: micro-batches that the batch is cut into, to fit into memory. Their gradients are joined
+            by `LossOutput.weight`, which makes them the whole batch's masked mean; statistics that depend on
+            the batch (BatchNorm's, the count of unused codes) are taken for each micro-batch in turn.
     """
 
     def train_step(state: TrainState, batch: Batch, base_key: jax.Array) -> tuple[TrainState, StepOutput]:

@@ -8,6 +8,7 @@ import pytest
 import scipy.signal
 
 from muq_jax.audio import filters
+from muq_jax.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,7 +38,7 @@ def test_muqs_filterbank_hears_every_bin_between_its_ends():
 
 
 def test_empty_mel_bands_are_refused():
-    with pytest.raises(ValueError, match="num_mels=128 is too many for n_fft=256"):
+    with pytest.raises(UserError, match=r"mel\.num_mels=128 is too many for mel\.n_fft=256"):
         filters.mel_filterbank(24_000, 256, 128)
 
 

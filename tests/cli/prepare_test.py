@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +34,13 @@ def test_rejects_are_listed_and_change_the_status(tmp_path, music, capsys):
     soundfile.write(music / "silent.wav", np.zeros(24000), 24000)
     assert main(["prepare", str(music), str(tmp_path / "out"), "--processes", "1"]) == SOME_FILES_FAILED
     assert "silent.wav: silent" in capsys.readouterr().out
+
+
+def test_a_name_that_is_not_utf8_is_printed(tmp_path, music, capsys):
+    soundfile.write(music / "a.wav", np.zeros(24000), 24000)
+    (music / "a.wav").rename(music / "caf\udce9.wav")
+    assert main(["prepare", str(music), str(tmp_path / "out"), "--processes", "1"]) == SOME_FILES_FAILED
+    assert r"caf\udce9.wav: silent" in capsys.readouterr().out
 
 
 def test_a_users_mistake_is_one_line(tmp_path, capsys):
@@ -87,7 +93,8 @@ def test_ctrl_c(tmp_path, music, monkeypatch, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_all_processes_and_leaves_nothing(tmp_path, music, sent):
+@pytest.mark.parametrize("once_there", ["out.partial", "out.partial/*.array_record"])
+def test_a_signal_stops_all_processes_and_leaves_nothing(tmp_path, music, sent, once_there, wait_for):
     for i in range(3, 60):
         soundfile.write(music / f"{i}.wav", 0.1 * np.random.default_rng(i).standard_normal(24000 * 20), 24000)
     command = [
@@ -102,9 +109,7 @@ def test_a_signal_stops_all_processes_and_leaves_nothing(tmp_path, music, sent):
     ]
     root = Path(__file__).parents[2]
     process = subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("out.partial/*.array_record")) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_for(process, lambda: list(tmp_path.glob(once_there)))
     # To the whole group, as a terminal does.
     os.killpg(process.pid, sent)
     _, err = process.communicate(timeout=60)

@@ -1,4 +1,7 @@
+import errno
 import json
+import os
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -93,3 +96,17 @@ def test_configuration_errors(tmp_path, text, says):
         (tmp_path / "config.json").write_text(text)
     with pytest.raises(UserError, match=says):
         reader.read_json(tmp_path / "config.json")
+
+
+def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch):
+    reader.write_tensors(tmp_path / reader.WEIGHTS, TENSORS)
+    (tmp_path / reader.CONFIG).write_text("{}")
+
+    def denied(path, *_, **__):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "open", denied)
+    with pytest.raises(UserError, match=r"model\.safetensors could not be read: Permission denied"):
+        reader.read_tensors(tmp_path)
+    with pytest.raises(UserError, match=r"config\.json could not be read: Permission denied"):
+        reader.read_json(tmp_path / reader.CONFIG)

@@ -1,4 +1,5 @@
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -146,6 +147,31 @@ def test_splits():
     assert select_split(clips, None, "m") == clips
     with pytest.raises(UserError, match="m: no clip of split 'val'; found test, train"):
         select_split(clips, "val", "m")
+
+
+def test_clips_without_a_split_are_left_out_and_counted_once(tmp_path, caplog):
+    whole = [Clip("a", Path("a"), split="train"), Clip("b", Path("b"), split="val")]
+    clips = [*whole, Clip("c", Path("c")), Clip("d", Path("d"))]
+    where = str(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        select_split(whole, "train", where)
+        select_split(clips, None, where)
+        assert caplog.messages == []
+        for split in ("train", "val"):
+            assert len(select_split(clips, split, where)) == 1
+    assert caplog.messages == [f"{where}: 2 of 4 clips have no split and are left out"]
+
+
+def test_a_manifest_that_cannot_be_written_leaves_the_old_one(tmp_path):
+    write_manifest(tmp_path / "m.jsonl", [{"path": "a.wav"}])
+    with pytest.raises(TypeError):
+        write_manifest(tmp_path / "m.jsonl", [{"path": "b.wav"}, {"path": object()}])
+    assert [clip.id for clip in read_manifest(tmp_path / "m.jsonl")] == ["a"]
+
+
+def test_names_that_are_not_utf8_are_read_back(tmp_path):
+    write_manifest(tmp_path / "m.jsonl", [{"path": "caf\udce9.wav"}])
+    assert read_manifest(tmp_path / "m.jsonl")[0].path == tmp_path / "caf\udce9.wav"
 
 
 def test_written_rows_are_read_back(tmp_path):

@@ -12,6 +12,7 @@ from muq_jax.data.pipeline import make_batches, make_eval_batches
 from muq_jax.data.transforms import Augment
 from muq_jax.errors import UserError
 
+ROOT = Path(__file__).parents[2]
 CROP = 50
 GLOBAL = 8
 
@@ -207,7 +208,7 @@ def test_the_room_itself_imports_no_jax():
         "import sys; sys.modules['jax'] = None\n"
         "from muq_jax.data import pipeline, prepare, statistics, tfds_source"
     )
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
 
 
@@ -234,10 +235,9 @@ if __name__ == "__main__":
 def test_a_program_ends_quietly(tmp_path, workers, end):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    root = Path(__file__).parents[2]
     result = subprocess.run(
         [sys.executable, str(script), str(workers), end],
-        capture_output=True, text=True, timeout=120, env={"PYTHONPATH": str(root), "PATH": ""},
+        capture_output=True, text=True, timeout=120, env={"PYTHONPATH": str(ROOT), "PATH": ""},
     )  # fmt: skip
     assert result.returncode == 0
     assert result.stderr == ""

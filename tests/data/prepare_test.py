@@ -2,7 +2,9 @@
 
 import errno
 import hashlib
+import itertools
 import json
+import multiprocessing
 import os
 import re
 import subprocess
@@ -276,6 +278,38 @@ def test_an_out_that_cannot_be(tmp_path, music):
         prepare(music, tmp_path / "file/out")
 
 
+def test_a_file_named_like_the_folder_at_work(tmp_path, music):
+    (tmp_path / "out.partial").write_text("ten years of work")
+    with pytest.raises(UserError, match=r"out\.partial: not made by"):
+        prepare(music, tmp_path / "out")
+    assert (tmp_path / "out.partial").read_text() == "ten years of work"
+
+
+def test_a_mount_point_is_refused_before_anything_is_decoded(tmp_path, music, monkeypatch):
+    (tmp_path / "out").mkdir()
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path).name == "out")
+    monkeypatch.setattr(prepare_module, "_convert", lambda *_: pytest.fail("it decodes"))
+    with pytest.raises(UserError, match=r"out: a mount point.*give a folder inside it"):
+        prepare(music, tmp_path / "out")
+
+
+def test_the_folder_one_is_in(tmp_path, music, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert prepare(music, ".").out == tmp_path / "here"
+    assert (tmp_path / "here/manifest.jsonl").is_file()
+    assert sorted(os.listdir(tmp_path)) == ["here", "music"]
+
+
+def test_a_link_to_an_empty_folder(tmp_path, music):
+    (tmp_path / "disk/corpus").mkdir(parents=True)
+    (tmp_path / "out").symlink_to(tmp_path / "disk/corpus")
+    prepare(music, tmp_path / "out")
+    assert (tmp_path / "out").is_symlink() and (tmp_path / "disk/corpus/manifest.jsonl").is_file()
+    assert prepare(music, tmp_path / "out").already
+    assert os.listdir(tmp_path / "disk") == ["corpus"]
+
+
 def test_a_file_that_may_not_be_read(tmp_path, music, monkeypatch):
     def load_audio(path, **_):
         raise PermissionError(errno.EACCES, "Permission denied")
@@ -283,6 +317,26 @@ def test_a_file_that_may_not_be_read(tmp_path, music, monkeypatch):
     monkeypatch.setattr(prepare_module, "load_audio", load_audio)
     with pytest.raises(UserError, match=r"5 of 5 .*cannot be read \(Permission denied\)"):
         prepare(music, tmp_path / "out")
+
+
+def test_a_clip_that_memory_does_not_hold(tmp_path, music, monkeypatch):
+    def moments_of(wave):
+        raise MemoryError
+
+    monkeypatch.setattr(prepare_module.MelMoments, "of", moments_of)
+    with pytest.raises(UserError, match=r"5 of 5 .*does not fit into memory"):
+        prepare(music, tmp_path / "out")
+
+
+def test_names_that_are_not_utf8(tmp_path, music):
+    (music / "a.wav").rename(music / "caf\udce9.wav")
+    write(music / "silent.flac", np.zeros(24000)).rename(music / "sil\udce9nt.flac")
+    (reject,) = prepare(music, tmp_path / "out").rejects
+    assert reject.id == "sil\udce9nt" and "silent" in reject.reason
+    clips = prepare_module.read_manifest(tmp_path / "out/manifest.jsonl")
+    assert Path(clips[2].labels["original"]) == music / "caf\udce9.wav"
+    source = make_source(tmp_path / "out")
+    assert "caf\udce9" in [source[i]["id"] for i in range(5)]
 
 
 def test_an_empty_out_and_a_trailing_slash(tmp_path, music):
@@ -315,7 +369,8 @@ def test_settings_out_of_range(tmp_path, music, settings, max_rejects, message):
 def python(program, *arguments):
     root = str(Path(__file__).parents[2])
     command = [sys.executable, "-c", program, *map(str, arguments)]
-    return subprocess.run(command, env={**os.environ, "PYTHONPATH": root}, capture_output=True, text=True)
+    environment = {**os.environ, "PYTHONPATH": root}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
 
 @pytest.mark.parametrize("codec", ["flac", "pcm16"])
@@ -330,7 +385,7 @@ def test_a_disk_that_takes_no_more(tmp_path, music, codec):
     )
     result = python(program, music, tmp_path / "out", codec)
     assert result.returncode == 1
-    assert re.fullmatch(r"told: .*File too large.*nothing was kept", result.stderr.strip()), result.stderr
+    assert re.fullmatch(r"told: .*File too large.*run the same command again", result.stderr.strip())
     assert os.listdir(tmp_path) == ["music"]
 
 
@@ -339,7 +394,7 @@ def test_a_full_disk_at_the_manifest(tmp_path, music, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(prepare_module, "write_manifest", no_space)
-    with pytest.raises(UserError, match=r"No space left on device\); nothing was kept"):
+    with pytest.raises(UserError, match=r"No space left on device\); mend that and run the same"):
         prepare(music, tmp_path / "out")
     assert os.listdir(tmp_path) == ["music"]
 
@@ -370,3 +425,162 @@ def test_what_a_killed_run_left_is_not_taken_for_whole(tmp_path, music):
     assert died.returncode == -9 and not out.exists() and (tmp_path / "out.partial").exists()
     assert prepare(music, out).num_clips == 5
     assert sorted(os.listdir(tmp_path)) == ["music", "out"]
+
+
+SMALL = Settings(codec="pcm16")  # and shards of 30 kB: the clips a and b, c and d, long
+
+
+@pytest.fixture
+def converted(monkeypatch, music):
+    """The clips that are converted, in their order, into small shards; among them is one to reject."""
+    write(music / "cold.wav", np.zeros(24000))
+    names, convert = [], prepare_module._convert
+
+    def counted(clip, settings):
+        names.append(clip.id)
+        return convert(clip, settings)
+
+    monkeypatch.setattr(shards_module, "_SHARD_BYTES", 30_000)
+    monkeypatch.setattr(prepare_module, "_convert", counted)
+    return names
+
+
+def stop_in_call(monkeypatch, name, number, *arguments):
+    """Runs `prepare` with Ctrl-C in that call of one of its functions."""
+    original, calls = getattr(prepare_module, name), itertools.count(1)
+
+    def function(*args, **options):
+        if next(calls) == number:
+            raise KeyboardInterrupt
+        return original(*args, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(prepare_module, name, function)
+        prepare(*arguments, settings=SMALL)
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "again"),
+    [
+        ("_convert", 1, "a albüm/b albüm/c cold d long"),
+        ("_convert", 2, "a albüm/b albüm/c cold d long"),
+        ("_convert", 3, "albüm/c cold d long"),
+        ("_convert", 4, "albüm/c cold d long"),
+        ("_convert", 5, "albüm/c cold d long"),
+        ("_convert", 6, "long"),
+        ("add_part", 1, "a albüm/b albüm/c cold d long"),
+        ("add_part", 2, "albüm/c cold d long"),
+        ("add_part", 3, "long"),
+        ("_write_lists", 1, ""),
+        ("write_manifest", 2, ""),
+    ],
+)
+def test_a_stopped_run_goes_on_and_ends_with_the_same_bytes(
+    tmp_path, music, monkeypatch, converted, name, number, again
+):
+    whole = prepare(music, tmp_path / "whole", settings=SMALL)
+    stop_in_call(monkeypatch, name, number, music, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    converted.clear()
+    report = prepare(music, tmp_path / "out", settings=SMALL)
+    assert converted == again.split()
+    assert digests(tmp_path / "out") == digests(tmp_path / "whole")
+    assert len(digests(tmp_path / "out")) == 6
+    assert (report.num_clips, report.hours, report.rejects) == (whole.num_clips, whole.hours, whole.rejects)
+    assert sorted(os.listdir(tmp_path)) == ["music", "out", "whole"]
+
+
+def test_a_run_stopped_again_and_again(tmp_path, music, monkeypatch, converted):
+    prepare(music, tmp_path / "whole", settings=SMALL)
+    for _ in range(2):
+        stop_in_call(monkeypatch, "_convert", 4, music, tmp_path / "out")
+    prepare(music, tmp_path / "out", settings=SMALL)
+    assert digests(tmp_path / "out") == digests(tmp_path / "whole")
+
+
+def test_where_no_shard_was_finished_nothing_stays(tmp_path, music, monkeypatch, converted):
+    stop_in_call(monkeypatch, "_convert", 2, music, tmp_path / "out")
+    assert os.listdir(tmp_path) == ["music"]
+
+
+def test_unfinished_shards_do_not_stay(tmp_path, music, monkeypatch, converted):
+    stop_in_call(monkeypatch, "_convert", 5, music, tmp_path / "out")
+    assert sorted(os.listdir(tmp_path / "out.partial")) == ["progress.jsonl", "shard-00000.array_record"]
+
+
+@pytest.mark.parametrize("change", ["touched", "written", "another", "settings"])
+def test_what_was_made_from_something_else_is_made_again(tmp_path, music, monkeypatch, converted, change):
+    stop_in_call(monkeypatch, "_convert", 5, music, tmp_path / "out")
+    settings = SMALL
+    if change == "touched":
+        os.utime(music / "a.wav", (1, 1))
+    elif change == "written":
+        write(music / "a.wav", tone(0.4))
+    elif change == "another":
+        write(music / "zebra.wav", tone(0.4))
+    else:
+        settings = Settings(codec="pcm16", piece_seconds=1.0)
+    converted.clear()
+    prepare(music, tmp_path / "out", settings=settings)
+    assert converted[0] == "a"
+    prepare(music, tmp_path / "whole", settings=settings)
+    assert digests(tmp_path / "out") == digests(tmp_path / "whole")
+
+
+def test_a_higher_share_of_rejects_goes_on(tmp_path, music, converted):
+    add_bad_files(music)
+    with pytest.raises(UserError, match="11 of 16 clips were rejected"):
+        prepare(music, tmp_path / "out", settings=SMALL)
+    converted.clear()
+    assert prepare(music, tmp_path / "out", settings=SMALL, max_rejects=0.7).num_clips == 5
+    assert len(converted) < 16
+    assert sorted(os.listdir(tmp_path)) == ["music", "out"]
+
+
+@pytest.mark.slow
+def test_a_killed_run_of_several_processes_goes_on_with_the_same_bytes(tmp_path, music):
+    add_bad_files(music)
+    program = (
+        "import sys, os, muq_jax.data.prepare as p, muq_jax.data.shards as s\n"
+        "s._SHARD_BYTES = 30_000\n"
+        "write = s.ShardWriter.write\n"
+        "def die(self, records):\n"
+        "    if self._path.name == sys.argv[3]: os.kill(os.getpid(), 9)\n"
+        "    return write(self, records)\n"
+        "s.ShardWriter.write = die\n"
+        "if __name__ == '__main__':\n"
+        "    settings = p.Settings(codec='pcm16')\n"
+        "    p.prepare(sys.argv[1], sys.argv[2], settings=settings, max_rejects=0.9, num_processes=3)\n"
+    )
+    for out, dies_at in (("out", "shard-00000.array_record"), ("out", "shard-00001.array_record")):
+        assert python(program, music, tmp_path / out, dies_at).returncode == -9
+    for out in ("out", "whole"):
+        assert python(program, music, tmp_path / out, "never").returncode == 0
+    assert digests(tmp_path / "out") == digests(tmp_path / "whole")
+    assert len(list((tmp_path / "out").glob("*.array_record"))) == 3
+
+
+@pytest.mark.slow
+def test_workers_end_with_a_parent_that_was_killed(tmp_path, music):
+    program = (
+        "import sys, os, muq_jax.data.prepare as p\n"
+        "if __name__ == '__main__':\n"
+        "    for _ in p._convert_all(p.scan_folder(sys.argv[1]), p.Settings(), 2):\n"
+        "        os.kill(os.getpid(), 9)\n"
+    )
+    # The workers hold this pipe, too: its end is theirs.
+    assert python(program, music).returncode == -9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("end", "expected"), [("terminate", KeyboardInterrupt), ("kill", UserError)], ids=["told", "killed"]
+)
+def test_a_worker_told_to_end_is_an_interruption_and_one_that_dies_is_not(tmp_path, music, end, expected):
+    clips = prepare_module.scan_folder(music) * 10
+    results = prepare_module._convert_all(clips, Settings(), 2)
+    next(results)
+    for worker in multiprocessing.active_children():
+        getattr(worker, end)()
+    with pytest.raises(expected):
+        list(results)

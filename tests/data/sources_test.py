@@ -77,6 +77,13 @@ def test_channels_are_kept_on_request(music):
     np.testing.assert_allclose(source[1]["wave"].mean(0), make_source(music / "music")[1]["wave"], atol=1e-6)
     with pytest.raises(UserError, match="shards hold one channel"):
         make_source(music / "shards", keep_channels=True)
+    for spec, who in (
+        ("toy_music:8", "toy_music:8: toy_music gives"),
+        ("tfds:nsynth", "tfds:nsynth: tfds gives"),
+        ([{"audio": np.zeros(8, np.float32), "sample_rate": 24000}], "a tfds data source gives"),
+    ):
+        with pytest.raises(UserError, match=f"^{who} one channel; random_channel needs audio files"):
+            make_source(spec, keep_channels=True)
 
 
 @pytest.mark.parametrize("kind", [0, 1, 2])

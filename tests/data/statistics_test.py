@@ -44,5 +44,10 @@ def test_channels_are_averaged_and_short_clips_padded():
 
 def test_statistics_are_found_beside_shards_only(tmp_path):
     assert load_statistics(tmp_path) is None
+    (tmp_path / "stats.json").write_text(json.dumps({"loudness": -14}))
+    assert load_statistics(tmp_path) is None
     (tmp_path / "stats.json").write_text(json.dumps({"mean": 1.0, "std": 2.0, "count": 3, "hours": 4}))
+    assert load_statistics(tmp_path) is None
+    for name in ("manifest.jsonl", "shard-00000.array_record"):
+        (tmp_path / name).touch()
     assert load_statistics(tmp_path) == {"mean": 1.0, "std": 2.0, "count": 3}

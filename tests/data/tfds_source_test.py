@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from muq_jax.data.pipeline import make_batches
 from muq_jax.data.sources import make_source
 from muq_jax.data.tfds_source import TfdsSource
 from muq_jax.errors import UserError
+
+ROOT = Path(__file__).parents[2]
 
 
 class Tones(tfds.core.GeneratorBasedBuilder):
@@ -114,5 +117,6 @@ def test_no_tensorflow(data_dir):
         "print(len(make_source(sys.argv[1])[0]['wave']), 'tensorflow' in sys.modules)"
     )
     folder = data_dir / "tones/1.0.0"
-    result = subprocess.run([sys.executable, "-c", program, f"tfds:{folder}"], capture_output=True, text=True)
+    command = [sys.executable, "-c", program, f"tfds:{folder}"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.stdout == "24000 False\n", result.stderr

@@ -1,8 +1,10 @@
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from muq_jax.data.transforms import Augment, CentreCrop, RandomCrop
+from muq_jax.errors import UserError
 
 
 def ramp(num_samples):
@@ -38,6 +40,12 @@ def test_gain_is_uniform_in_decibels_and_leaves_the_source_alone():
     assert -12 <= decibels.min() < -11 and 5 < decibels.max() <= 6
     np.testing.assert_allclose(decibels.mean(), -3, atol=0.7)
     assert (example["wave"] == 1).all()
+
+
+@pytest.mark.parametrize("gain_db", [(6.0, -6.0), (3.0,), (), 3.0, "ab", (0.0, float("nan")), (0, None)])
+def test_a_gain_is_two_numbers_in_order(gain_db):
+    with pytest.raises(UserError, match=r"gain_db=.*expected the lowest and the highest"):
+        Augment(gain_db=gain_db)
 
 
 def test_the_same_rng_gives_the_same_place_with_and_without_gain():

@@ -1,9 +1,9 @@
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from experiments import quickstart
+from experiments import quickstart, quickstart_corpus
 from experiments.quickstart_corpus import MIN_CLIPS_A_CLASS, own_corpus, toy_corpus
+from muq_jax.audio.decode import audio_info
 from muq_jax.cli import DONE, FAILED, INTERRUPTED
 
 ROOT = Path(__file__).parents[2]
@@ -64,6 +65,60 @@ def test_subfolders_are_labels_and_every_split_has_all_of_them(tmp_path):
     assert len(by_pitch) == len(corpus.clips), "every clip loads its own audio"
 
 
+def silence(path: Path) -> None:
+    soundfile.write(path, np.zeros(24_000), 24_000)
+
+
+@pytest.mark.parametrize("lost", ["a class", "val", "test"])
+def test_a_probe_that_rejects_make_impossible_is_left_out_with_the_reason(tmp_path, lost):
+    names = [f"{kind}/{i}.wav" for kind in ("folk", "jazz") for i in range(MIN_CLIPS_A_CLASS)]
+    folder = music(tmp_path / "music", names)
+    own_corpus(folder, tmp_path / "first")
+    rows = [json.loads(line) for line in (tmp_path / "first" / "clips.jsonl").read_text().splitlines()]
+    for row in rows:
+        if row["split"] == lost or (lost == "a class" and row["folder"] == "jazz"):
+            silence(Path(row["path"]))
+    corpus = own_corpus(folder, tmp_path / "run")
+    assert corpus.tasks == () and corpus.clips == []
+    assert corpus.why_no_probe.startswith("Too few labelled files could be used: probe skipped.")
+    assert corpus.facts["labels"] == "the names of subfolders: " + (
+        "folk" if lost == "a class" else "folk, jazz"
+    )
+
+
+def test_a_probe_that_rejects_leave_possible_runs_on_what_is_left(tmp_path):
+    names = [f"{kind}/{i}.wav" for kind in ("folk", "jazz") for i in range(MIN_CLIPS_A_CLASS + 1)]
+    folder = music(tmp_path / "music", names)
+    silence(folder / "folk" / "0.wav")
+    corpus = own_corpus(folder, tmp_path / "run")
+    assert len(corpus.tasks) == 1 and len(corpus.clips) == 2 * MIN_CLIPS_A_CLASS + 1
+
+
+def test_the_cap_counts_files_that_do_not_say_how_long_they_are(tmp_path, monkeypatch):
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 240_000)
+    for i in range(6):
+        path = tmp_path / f"{i}.flac"
+        soundfile.write(path, noise, 24_000)
+        data = bytearray(path.read_bytes())
+        data[21] &= 0xF0  # the low 36 bits of the stream information's total: zero is "unknown"
+        data[22:26] = bytes(4)
+        path.write_bytes(data)
+        assert audio_info(path).num_samples is None
+    at_128_kbit = path.stat().st_size / 16_000
+    monkeypatch.setattr(quickstart_corpus, "MAX_HOURS", 2.5 * at_128_kbit / 3600)
+    chosen, num_found = quickstart_corpus._choose(tmp_path)
+    assert (len(chosen), num_found) == (3, 6)
+
+
+def test_a_folder_with_a_name_that_is_not_utf8(tmp_path):
+    folder = music(tmp_path / "music", ["a.wav", "b.wav", "c.wav"])
+    silence(folder / "c.wav")
+    for name in "bc":
+        (folder / f"{name}.wav").rename(folder / f"caf\udce9 {name}.wav")
+    corpus = own_corpus(folder, tmp_path / "run")
+    assert r"caf\udce9 c.wav: silent" in corpus.facts["left out"]
+
+
 def test_a_flat_folder_has_no_labels_and_says_so(tmp_path):
     corpus = own_corpus(music(tmp_path / "music", ["a.wav", "b.flac", "c.wav"]), tmp_path / "run")
     assert corpus.tasks == () and corpus.clips == []
@@ -106,6 +161,15 @@ def test_another_quickstart_s_work_directory_is_refused(tmp_path, capsys):
     (tmp_path / quickstart.SETTINGS_FILE).write_text(json.dumps({"settings": settings, "summary": ""}))
     assert quickstart.main(["--smoke", "--workdir", str(tmp_path)]) == FAILED
     assert "/elsewhere" in capsys.readouterr().err
+
+
+def test_a_full_disk_ends_with_a_message(tmp_path, monkeypatch, capsys):
+    def run(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(quickstart, "run", run)
+    assert quickstart.main(["--workdir", str(tmp_path)]) == FAILED
+    assert f"{tmp_path}: the disk is full" in capsys.readouterr().err
 
 
 def test_the_configurations_are_those_of_training_made_smaller(corpus, tmp_path):
@@ -155,14 +219,13 @@ def test_one_s_own_music_without_labels_gets_a_report_without_a_probe(tmp_path):
 
 
 @pytest.mark.slow
-def test_an_interrupted_quickstart_goes_on(tmp_path):
+def test_an_interrupted_quickstart_goes_on(tmp_path, wait_for):
     workdir = tmp_path / "run"
     process = subprocess.Popen(
         command(workdir), cwd=ROOT, env=ONE_DEVICE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )
     metrics = workdir / "mel_rvq" / "metrics.jsonl"
-    while not metrics.exists() and process.poll() is None:
-        time.sleep(0.2)
+    wait_for(process, metrics.exists)
     os.kill(process.pid, signal.SIGINT)
     process.communicate()
     assert process.returncode == INTERRUPTED

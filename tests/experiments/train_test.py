@@ -1,20 +1,29 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
+import soundfile
 
 from experiments import build, train
 from experiments.configs import mel_rvq, muq
+from experiments.configs.groups import UPSTREAM_STAT
 from muq_jax import parallel
+from muq_jax.checkpoint import Checkpoints
+from muq_jax.cli import DONE, FAILED
+from muq_jax.data.prepare import prepare
+from muq_jax.data.sources import make_source
+from muq_jax.data.statistics import mel_statistics
 from muq_jax.errors import UserError
 from muq_jax.inference.pretrained import MelRVQ, MuQ
-from muq_jax.models.config import MelRVQConfig, muq_config
+from muq_jax.models.config import MelRVQConfig, mel_rvq_to_json, muq_config
 from muq_jax.train.metrics import read_rows
 
 REPOSITORY = Path(__file__).parents[2]
@@ -73,6 +82,14 @@ def test_wrong_usage_is_named(tmp_path, arguments, said):
         ({"targets.rvq": "nowhere"}, "nowhere"),
         ({"data.source": "nowhere", "targets.name": "random_projection"}, "source 'nowhere'"),
         ({"data.batch_size": 12}, "multiple of 8"),
+        ({"data.batch_size": 0}, "data.batch_size=0: expected 1 or more"),
+        ({"data.crop_seconds": 0.02}, "data.crop_seconds=0.02: expected 0.1 or more"),
+        ({"data.num_threads": -1}, "data.num_threads=-1: expected 0 or more"),
+        ({"data.num_workers": -1}, "data.num_workers=-1: expected 0 or more"),
+        ({"seed": -1}, "seed=-1: expected 0 to 4294967295"),
+        ({"seed": 2**32}, "seed=4294967296: expected 0 to 4294967295"),
+        ({"data.gain_db": (6.0, -6.0)}, r"gain_db=\(6.0, -6.0\)"),
+        ({"data.random_channel": True}, "toy_music gives one channel; random_channel needs"),
         ({"mesh.data": 3}, "mesh.data=3"),
         ({"model.dtype": "float16", "targets.name": "random_projection"}, "model.dtype='float16'"),
         ({"model.stat": (0.0, 0.0)}, "model.stat="),
@@ -101,7 +118,7 @@ def test_a_changed_configuration_lists_what_differs(tmp_path):
     config = resolved(mel_rvq.get_config("smoke"))
     train._write_config(config, tmp_path)
     stored = train._read_config(tmp_path)
-    config.mesh.data, config.data.num_threads = 8, 9
+    config.mesh.data, config.data.num_threads, config.train.log_every = 8, 9, 7
     train._check_config(config, stored, tmp_path)
     config.optim.peak_lr, config.model.rvq.num_books = 0.5, 2
     del stored["optim"]["eps"]
@@ -115,22 +132,116 @@ def test_a_changed_configuration_lists_what_differs(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(
+    "written, said",
+    [
+        ('{"optim": {"peak', "is damaged"),
+        ("[]", "is not the configuration of a run"),
+        (json.dumps(mel_rvq_to_json(MelRVQConfig())), "a model folder has a file of this name too"),
+    ],
+    ids=["cut off", "strange", "model folder"],
+)
+def test_a_work_directory_that_is_none_is_refused(tmp_path, written, said):
+    (tmp_path / "config.json").write_text(written)
+    with pytest.raises(UserError, match=said):
+        train.run(mel_rvq.get_config("smoke"), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    """Returns the work directory of a Mel-RVQ whose run has come to its end, step 40."""
+    config = resolved(mel_rvq.get_config("smoke"), stat=(3.0, 20.0))
+    trainee = build.make_trainee(config, None)
+    params, model_state = trainee.objective.init(jax.random.key(0))
+    workdir = tmp_path_factory.mktemp("fitted")
+    train._write_config(config, workdir)
+    with Checkpoints(workdir) as checkpoints:
+        items = {"params": params, "opt": {}, "model_state": model_state}
+        checkpoints.save(40, items, {"model": trainee.model_config})
+    return workdir
+
+
+def test_a_trained_mel_rvq_brings_its_statistics(fitted, tmp_path, monkeypatch):
+    config = muq.get_config("tiny")
+    config.targets.rvq, config.data.source = str(fitted), "toy_music:10"
+    monkeypatch.setattr(build, "resolve_stat", lambda config: pytest.fail("it measures"))
+
+    def trains(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train.loop, "run", trains)
+    with pytest.raises(KeyboardInterrupt):
+        train.run(config, tmp_path)
+    assert train._read_config(tmp_path)["model"]["stat"] == [3.0, 20.0]
+
+
+def test_a_half_fitted_mel_rvq_is_refused(fitted, tmp_path):
+    half = tmp_path / "half"
+    shutil.copytree(fitted, half)
+    settings = json.loads((half / "config.json").read_text())
+    settings["train"]["num_steps"] = 4000
+    (half / "config.json").write_text(json.dumps(settings))
+    config = muq.get_config("smoke")
+    config.targets.rvq = str(half)
+    with pytest.raises(UserError, match=r"half: this Mel-RVQ is fitted to step 40 of 4000 only"):
+        train.run(config, tmp_path / "run")
+
+
+@pytest.fixture
+def command_after(monkeypatch, tmp_path):
+    """Returns a function that runs the command in `tmp_path`, after training that ended with a status."""
+
+    def main(status):
+        monkeypatch.setattr(train, "_CONFIG", SimpleNamespace(value=mel_rvq.get_config("smoke")))
+        monkeypatch.setattr(train, "_WORKDIR", SimpleNamespace(value=str(tmp_path)))
+        monkeypatch.setattr(train, "run", lambda *args: train.Result(status, 40, "abc"))
+        return train.main(["train"])
+
+    return main
+
+
+def test_a_run_killed_before_its_report_gets_one(command_after, tmp_path, capsys):
+    row = {"split": "train", "step": 40, "loss": 1.0, "error": [1.0, 0.5], "audio_hours": 0.1}
+    row |= {"num_codes": 4, "codes_used": [4, 3], "codes_perplexity": [3.0, 2.0], "codes_counted": 99.0}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    assert command_after("was done") == DONE
+    assert "report: " in capsys.readouterr().out
+    page = tmp_path / "report" / "index.html"
+    written = page.stat().st_mtime_ns
+    assert command_after("was done") == DONE
+    assert page.stat().st_mtime_ns == written and "report: " not in capsys.readouterr().out
+
+
+def test_a_report_that_cannot_be_made_is_no_traceback(command_after, capsys):
+    assert command_after("done") == FAILED
+    assert "no training metrics yet" in capsys.readouterr().err
+
+
 def test_statistics_are_the_shards_else_given_else_measured(tmp_path):
+    (tmp_path / "music").mkdir()
+    noise = 0.1 * np.random.default_rng(0).standard_normal(24_000)
+    soundfile.write(tmp_path / "music" / "a.wav", noise, 24_000)
+    prepare(tmp_path / "music", tmp_path / "shards")
+    for folder in ("music", "shards"):
+        (tmp_path / folder / "stats.json").write_text('{"mean": 3.5, "std": 4.5, "count": 7}')
+    measured = mel_statistics(make_source(tmp_path / "music"))
+    measured = (measured["mean"], measured["std"])
+    assert measured != (3.5, 4.5)
     config = mel_rvq.get_config("smoke")
-    config.data.source = "toy_music:10"
-    config.model.stat = (1.0, 2.0)
-    assert build.resolve_stat(config) == (1.0, 2.0)
-    config.model.stat = None
-    mean, std = build.resolve_stat(config)
-    assert -40 < mean < 40 and 5 < std < 40
-    (tmp_path / "stats.json").write_text('{"mean": 3.5, "std": 4.5, "count": 7}')
-    config.data.source = str(tmp_path)
-    config.model.stat = (1.0, 2.0)
-    assert build.resolve_stat(config) == (3.5, 4.5)
+    for folder, given, expected in [
+        ("shards", (1.0, 2.0), (3.5, 4.5)),
+        ("shards", None, (3.5, 4.5)),
+        ("music", (1.0, 2.0), (1.0, 2.0)),
+        ("music", None, measured),
+    ]:
+        config.data.source = str(tmp_path / folder)
+        config.model.stat = given
+        assert build.resolve_stat(config) == expected
 
 
 def test_large_builds_the_released_models_sizes():
-    config = resolved(muq.get_config("large"))
+    config = resolved(muq.get_config("large"), stat=UPSTREAM_STAT)
     trainee = build.make_trainee(config, sizes_of_rvq())
     model = trainee.objective.model.config
     assert model.conformer == muq_config("large").conformer
@@ -178,7 +289,8 @@ def test_batches_start_at_the_step_and_validation_is_its_own_split():
     [
         ({}, False),
         ({"SLURM_NTASKS": "1", "TPU_WORKER_HOSTNAMES": "localhost"}, False),
-        ({"SLURM_NTASKS": "4"}, True),
+        ({"SLURM_NTASKS": "4"}, False),
+        ({"SLURM_NTASKS": "4", "SLURM_STEP_NODELIST": "node[1-4]"}, True),
         ({"OMPI_COMM_WORLD_SIZE": "2"}, True),
         ({"TPU_WORKER_HOSTNAMES": "host-0,host-1"}, True),
         ({"JAX_COORDINATOR_ADDRESS": "host:1234"}, True),
@@ -200,6 +312,7 @@ def test_smoke_from_the_command_line(tmp_path):
     assert trained[-1]["step"] == 30 and trained[-1]["loss"] < trained[0]["loss"]
     assert trained[-1]["chance"] == pytest.approx(np.log(1024))
     assert [row["step"] for row in rows if row["split"] == "valid"] == [15, 30]
+    assert (tmp_path / "report" / "index.html").exists()
     settings = json.loads((tmp_path / "config.json").read_text())
     assert settings["model"]["stat"] == [6.768444971712967, 18.417922652295623]
     assert MuQ.from_pretrained(tmp_path).config.conformer.num_layers == 2
@@ -223,7 +336,7 @@ def test_smoke_from_the_command_line(tmp_path):
 
 
 @pytest.mark.slow
-def test_sigterm_saves_and_says_how_to_go_on(tmp_path):
+def test_sigterm_saves_and_says_how_to_go_on(tmp_path, wait_for):
     arguments = ("mel_rvq.py:smoke", tmp_path, "train.num_steps=100000", "data.source=toy_music:10")
     process = subprocess.Popen(
         command(*arguments),
@@ -232,10 +345,7 @@ def test_sigterm_saves_and_says_how_to_go_on(tmp_path):
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 600
-    while not read_rows(tmp_path / "metrics.jsonl"):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for(process, lambda: read_rows(tmp_path / "metrics.jsonl"))
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=300)
     assert process.returncode == 75

@@ -118,9 +118,13 @@ def test_only_the_layers_asked_for_come_back(muq, clips, layers, numbers):
     assert (some.last_hidden_state is None) == (2 not in numbers)
 
 
-def test_a_window_that_holds_the_clip_is_one_pass(muq, clips):
+@pytest.mark.parametrize("window_seconds", [1, 3.3, 1e9])
+def test_a_window_that_holds_the_clips_is_one_pass_whatever_its_size(muq, clips, window_seconds):
     whole = muq(clips, sampling_rate=24_000)
-    assert_same_features(muq(clips, sampling_rate=24_000, window_seconds=1), whole)
+    compiled = pretrained._features._cache_size()
+    found = muq(clips, sampling_rate=24_000, window_seconds=window_seconds)
+    assert_same_features(found, whole, atol=0)
+    assert pretrained._features._cache_size() == compiled
 
 
 def test_windows_match_the_pass_over_each_window(muq):
@@ -159,6 +163,7 @@ def test_one_compilation_serves_many_lengths_and_any_window_count(muq):
         ({"layers": [0, -4]}, "layers holds -4"),
         ({"layers": "first"}, "layers is 'first'"),
         ({"layers": [True]}, "layers holds True"),
+        ({"layers": []}, "layers is empty"),
         ({"compat": "torch"}, "compat is 'torch'"),
         ({"window_seconds": 0}, "window_seconds is 0"),
         ({"window_seconds": 5, "compat": "upstream"}, "compat='alone'"),
@@ -261,9 +266,17 @@ def test_saving_twice_replaces_and_never_overwrites_what_is_no_model(muq, tmp_pa
     assert sorted(p.name for p in (tmp_path / "model").iterdir()) == ["README.md", "config.json", WEIGHTS]
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").write_text("x")
-    with pytest.raises(UserError, match="photos holds files that are no model"):
+    with pytest.raises(UserError, match=r"photos holds cat\.jpg, which is no file of a model"):
         muq.save_pretrained(tmp_path / "photos")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model", "photos"]
+
+
+def test_a_licence_goes_along(muq, tmp_path):
+    muq.save_pretrained(tmp_path / "a")
+    (tmp_path / "a" / "LICENSE").write_text("CC BY-NC 4.0")
+    for model in (MuQ, MelRVQ):
+        model.from_pretrained(tmp_path / "a").save_pretrained(tmp_path / "b" / model.__name__)
+        assert (tmp_path / "b" / model.__name__ / "LICENSE").read_text() == "CC BY-NC 4.0"
 
 
 def test_a_full_disk_leaves_the_old_model_whole(muq, tmp_path, monkeypatch):

@@ -62,6 +62,8 @@ def test_nan_in_padding_is_not_heard():
         (np.zeros((1, 2000)), [2.0], 24_000, "num_samples is float64"),
         (np.zeros((1, 2000)), [1, 2], 24_000, "expected 1 integers"),
         ([wave(2000)], None, 0, "sampling_rate is 0"),
+        ([wave(2000)], None, 44, "sampling_rate is 44; .*24000, not 24 for kHz"),
+        ([wave(2000)], None, 44.1, "sampling_rate is 44.1; .*24000, not 24 for kHz"),
         ([wave(2000)], None, None, "sampling_rate is None"),
         ([wave(2000)], None, 24_000.0, "sampling_rate is 24000.0"),
     ],

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,7 +33,7 @@ def test_a_clip_that_fits_is_one_window():
     assert plan(48_000, 50, 50, 960) == [(0, 48_000, 0, 50, 0)]
 
 
-@pytest.mark.parametrize("bad", [0, -1, 0.3, "10", True, float("nan")])
+@pytest.mark.parametrize("bad", [0, -1, 0.3, "10", True, float("nan"), np.bool_(True), np.float32("inf")])
 def test_windows_that_cannot_be(bad):
     with pytest.raises(UserError, match="window_seconds"):
         window_tokens(bad, 25)
@@ -41,3 +42,8 @@ def test_windows_that_cannot_be(bad):
 def test_window_length_in_tokens():
     assert window_tokens(10, 25) == 250
     assert window_tokens(0.33, 25) == 8
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64, np.int8, np.int64])
+def test_numpy_numbers_are_numbers(kind):
+    assert window_tokens(kind(10), 25) == 250

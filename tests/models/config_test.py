@@ -107,6 +107,24 @@ def test_a_mel_rvq_has_a_file_of_its_own():
         ({"rvq": {"input_dim": 100}}, "rvq.input_dim is 100; 4 stacked frames of 128"),
         ({"num_books": 9}, "9 heads of 1024 classes cannot predict rvq's 8 books"),
         ({"num_codes": 100}, "8 heads of 100 classes cannot predict"),
+        ({"label_rate": "25"}, "label_rate must be one of .*found '25'"),
+        ({"num_books": 0}, "num_books must be at least 1, found 0"),
+        ({"conv_channels": 0}, "conv_channels must be at least 1, found 0"),
+        ({"mask_seconds": 0}, "mask_seconds must be above 0, found 0"),
+        ({"mask_prob": 0.0}, r"mask_prob must be above 0 and at most 1, found 0\.0"),
+        ({"mask_prob": 1.5}, r"mask_prob must be above 0 and at most 1, found 1\.5"),
+        ({"mask_noise_std": -1.0}, r"mask_noise_std must be at least 0, found -1\.0"),
+        ({"mel_reconstruction_weight": -1.0}, "mel_reconstruction_weight must be at least 0"),
+        ({"mel": {"stft": "fft"}}, "mel.stft is 'fft'"),
+        ({"conformer": {"num_heads": 0}}, "conformer.num_heads must be at least 1, found 0"),
+        ({"rvq": {"num_codes": 0}}, "rvq.num_codes must be at least 1, found 0"),
+        ({"conformer": 5}, "conformer is 5; expected its fields by name"),
+        ({"conformer": None}, "conformer is None; expected its fields by name"),
+        ({"mel": 5}, "mel is 5; expected its fields by name"),
+        ({"rvq": 5}, "rvq is 5; expected its fields by name"),
+        ({"num_books": 2.5}, r"num_books is 2\.5; expected a whole number"),
+        ({"conformer": {"remat": 1}}, "conformer.remat is 1; expected true or false"),
+        ({"conformer": {"hidden_dropout": "0.1"}}, "conformer.hidden_dropout is '0.1'; expected a number"),
     ],
 )
 def test_a_mistake_is_named(overrides, message):
@@ -126,6 +144,54 @@ def test_what_this_muq_cannot_do_is_refused():
         from_upstream_json(relative)
     with pytest.raises(UserError, match="the key 'encoder_dim' of a MuQ configuration is missing"):
         from_upstream_json({key: value for key, value in data.items() if key != "encoder_dim"})
+
+
+@pytest.mark.parametrize(
+    "key, value, message",
+    [
+        ("w2v2_config", None, "the key 'w2v2_config.position_embeddings_type' .* is missing or null"),
+        ("w2v2_config", 5, "the key 'w2v2_config.position_embeddings_type' .* is missing or null"),
+        ("stat", None, "the key 'stat.melspec_2048_mean' .* is missing or null"),
+        ("stat", {"melspec_2048_mean": "6", "melspec_2048_std": 18.4}, "stat.melspec_2048_mean is '6'"),
+        ("label_rate", "25", "config.json: label_rate is '25'; expected a whole number"),
+        ("label_rate", 0, r"label_rate must be one of \(25, 50\).*found 0"),
+        ("codebook_size", "8192", "config.json: codebook_size is '8192'; expected a whole number"),
+        ("codebook_size", 512, "num_books must be at least 1, found 0"),
+        ("rvq_n_codebooks", "8", "config.json: rvq_n_codebooks is '8'; expected a whole number"),
+        ("n_mels", None, "the key 'n_mels' of a MuQ configuration is missing or null"),
+        ("hop_length", 0, "mel.hop_length must be at least 1, found 0"),
+        ("recon_loss_ratio", "x", "config.json: recon_loss_ratio is 'x'; expected a number"),
+        ("mask_prob", True, "config.json: mask_prob is True; expected a number"),
+        ("features", "melspec_2048", "config.json: features is 'melspec_2048'; expected a list"),
+        ("muq_jax", 5, "config.json: muq_jax is 5; expected an object"),
+        ("muq_jax", {"conformer": 5}, "conformer is 5; expected its fields by name"),
+    ],
+)
+def test_a_damaged_config_json_names_the_field(key, value, message):
+    with pytest.raises(UserError, match=message):
+        from_upstream_json({**to_upstream_json(PRESETS["smoke"]), key: value})
+
+
+@pytest.mark.parametrize(
+    "key, value, message",
+    [
+        ("mel", None, "mel is None; expected its fields by name"),
+        ("rvq", None, "rvq is None; expected its fields by name"),
+        ("rvq", {"num_books": "8"}, "rvq.num_books is '8'; expected a whole number"),
+        ("label_rate", "25", "label_rate is '25'; expected a whole number"),
+    ],
+)
+def test_a_damaged_config_json_of_a_mel_rvq_names_the_field(key, value, message):
+    with pytest.raises(UserError, match=message):
+        mel_rvq_from_json({**mel_rvq_to_json(MelRVQConfig()), key: value})
+
+
+def test_absent_and_null_are_upstreams_defaults():
+    data = to_upstream_json(PRESETS["large"])
+    for key in ("label_rate", "mask_hop", "mask_prob", "rvq_n_codebooks", "rvq_multi_layer_num", "features"):
+        del data[key]
+    assert from_upstream_json(data) == PRESETS["large"]
+    assert from_upstream_json({**data, "label_rate": None}) == PRESETS["large"]
 
 
 def test_a_muq_without_a_mel_rvq_says_so():

@@ -1,5 +1,6 @@
 import functools
 import math
+import re
 from pathlib import Path
 
 import jax
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from muq_jax.audio.mel import MelConfig
 from muq_jax.models.config import muq_config
 from muq_jax.models.muq import MuQModel, normalized_mel
 
@@ -118,6 +120,36 @@ def test_a_clip_under_1025_samples_counts_as_padded_to_that():
     assert (np.asarray(out.hidden_states[:, 1]) == 0).all()
 
 
+@pytest.mark.parametrize("garbage", [0.3, math.nan])
+@pytest.mark.parametrize("length", [300, 1024])
+def test_what_pads_a_clip_under_1025_samples_is_not_heard(length, garbage):
+    wave = np.full((1, 2000), garbage, np.float32)
+    wave[0, :length] = clip(1025)[:length]
+    silent = np.nan_to_num(np.where(np.arange(2000) < length, wave, 0))
+    out, want = (features(SMALL, w, np.array([length])) for w in (wave, silent))
+    np.testing.assert_array_equal(out.hidden_states, want.hidden_states)
+    assert np.abs(out.hidden_states[:, 0, 0]).max() > 0
+
+
+@pytest.mark.parametrize("samples, frames", [(2000, 8), (300, 4)])
+def test_no_more_samples_are_valid_than_there_are(samples, frames):
+    wave = clip(2000)[None, :samples]
+    mel, num_frames = normalized_mel(wave, np.array([9_600]))
+    assert mel.shape[1] == num_frames[0] == frames
+    np.testing.assert_allclose(mel, normalized_mel(wave)[0], atol=1e-5)
+
+
+def test_the_front_end_compiles_to_no_gather_on_a_sharded_batch():
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    rows = NamedSharding(mesh, PartitionSpec("data"))
+    wave = jax.ShapeDtypeStruct((16, 4_800), jnp.float32, sharding=rows)
+    lengths = jax.ShapeDtypeStruct((16,), jnp.int32, sharding=rows)
+    config = MelConfig(stft="matmul")
+    program = jax.jit(lambda w, n: normalized_mel(w, n, config)).lower(wave, lengths).compile().as_text()
+    assert " dot(" in program or "custom-call" in program
+    assert not re.search(r"\b(all-)?gather|all-to-all|all-reduce", program)
+
+
 def test_shapes_and_types():
     config = muq_config("smoke", conv_channels=4, mel_reconstruction_weight=0.5)
     wave = jax.ShapeDtypeStruct((2, 9600), jnp.float32)
@@ -145,10 +177,11 @@ def test_what_is_not_read_is_not_computed():
         run = jax.jit(lambda v, w: read(MuQModel(SMALL).apply(v, w)))
         return run.lower(variables, wave).compile().as_text()
 
-    # The width of the head, and the stack of the layers' outputs.
-    assert "4096" in program(lambda out: out.logits)
+    head, layers = "4096", "f32[2,1,10,64]"  # the head's width, the stack of the layers' outputs
+    assert head in program(lambda out: out.logits)
+    assert layers in program(lambda out: out.hidden_states)
     last = program(lambda out: out.hidden_states[-1])
-    assert "4096" not in last and "f32[2,1,10,64]" not in last
+    assert head not in last and layers not in last
 
 
 def test_bfloat16_is_finite_and_near():

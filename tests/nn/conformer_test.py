@@ -134,6 +134,11 @@ def test_every_dropout_rate_is_used(name):
     [
         ({"width": 36, "num_heads": 4}, "width 36 must be a multiple of 2 x num_heads"),
         ({"conv_kernel": 4}, "conv_kernel must be odd, found 4"),
+        ({"num_heads": 0}, "conformer.num_heads must be at least 1, found 0"),
+        ({"num_layers": 0}, "conformer.num_layers must be at least 1, found 0"),
+        ({"hidden_dropout": 1.0}, r"conformer.hidden_dropout must be at least 0 and below 1, found 1\.0"),
+        ({"conv_dropout": -0.1}, r"conformer.conv_dropout must be at least 0 and below 1, found -0\.1"),
+        ({"rotary_base": 0.0}, r"conformer.rotary_base must be above 0, found 0\.0"),
         ({"conv_impl": "fft"}, "conv_impl must be one of"),
     ],
 )

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from pathlib import Path
 
@@ -7,8 +8,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, log_loss
 
-from experiments.make_goldens import as_wave, random_tensors
+from experiments.make_goldens import MASKED_TOKENS, as_wave, random_tensors
 from muq_jax import parallel
+from muq_jax.audio.mel import MelConfig
 from muq_jax.convert import muq as table
 from muq_jax.errors import UserError
 from muq_jax.models.config import MelRVQConfig, MuQConfig, from_upstream_json
@@ -17,7 +19,8 @@ from muq_jax.nn.conformer import ConformerConfig
 from muq_jax.objectives import masked_prediction
 from muq_jax.objectives.masked_prediction import MaskedPrediction, cross_entropy, unigram_cross_entropy
 from muq_jax.objectives.masking import mask_blocks, mask_tokens, mask_wave
-from muq_jax.objectives.targets import MelRVQTargets
+from muq_jax.objectives.targets import MelRVQTargets, RandomProjectionTargets
+from muq_jax.quantize.random_projection import RandomProjectionConfig
 from muq_jax.quantize.rvq import RVQConfig
 
 CONFIG = MuQConfig(
@@ -194,6 +197,39 @@ def test_targets_that_do_not_fit_the_heads_are_refused():
         MaskedPrediction(MuQModel(CONFIG), MelRVQTargets(MelRVQConfig()))
 
 
+@pytest.mark.parametrize(
+    "mel, label_rate, said",
+    [
+        ({"n_fft": 4096}, 25, r"mel\.n_fft 2048 and 4096\."),
+        ({"mean": 0.0, "std": 2.0}, 25, r"mel\.mean 6\.76.* and 0\.0; mel\.std 18\.4.* and 2\.0\."),
+        ({"num_mels": 64}, 25, r"mel\.num_mels 128 and 64\."),
+        ({}, 50, r"the same: frames per token 4 and 2\."),
+    ],
+)
+@pytest.mark.parametrize("kind", ["mel_rvq", "random_projection"])
+def test_targets_that_hear_something_else_are_refused(kind, mel, label_rate, said):
+    mel, stacked = MelConfig(**mel), 100 // label_rate
+    if kind == "mel_rvq":
+        rvq = RVQConfig(num_books=2, num_codes=32, input_dim=mel.num_mels * stacked)
+        targets = MelRVQTargets(MelRVQConfig(mel, rvq, label_rate))
+    else:
+        sizes = RandomProjectionConfig(num_books=2, num_codes=32, input_dim=mel.num_mels * stacked)
+        targets = RandomProjectionTargets(sizes, mel, stacked)
+    with pytest.raises(UserError, match=said):
+        MaskedPrediction(MuQModel(CONFIG), targets)
+
+
+def test_how_the_targets_compute_the_transform_does_not_matter():
+    config = dataclasses.replace(CONFIG.mel_rvq, mel=MelConfig(stft="matmul"))
+    MaskedPrediction(MuQModel(CONFIG), MelRVQTargets(config))
+
+
+def test_a_mask_that_cannot_be_is_refused_before_anything_is_computed():
+    with pytest.raises(UserError, match=r"mask_seconds is 0\.41"):
+        config = dataclasses.replace(CONFIG, mask_seconds=0.41)
+        MaskedPrediction(MuQModel(config), MelRVQTargets(config.mel_rvq))
+
+
 def test_a_training_step_against_the_original(monkeypatch):
     """Loss, accuracy, the gradient of every tensor and the new statistics, with the mask of the original."""
     golden = np.load(Path(__file__).parents[1] / "golden" / "muq_training.npz")
@@ -217,6 +253,7 @@ def test_a_training_step_against_the_original(monkeypatch):
         return jax.value_and_grad(loss, has_aux=True)(params)
 
     (loss, output), gradient = step(params)
+    assert output.weight == golden["masked_blocks"].sum() * MASKED_TOKENS
     reconstruction = config.mel_reconstruction_weight * output.metrics["mel_mse"].value
     np.testing.assert_allclose(output.metrics["ce"].value.mean(), golden["cross_entropy"], rtol=1e-5)
     np.testing.assert_allclose(reconstruction, golden["reconstruction"], rtol=1e-5)
@@ -226,6 +263,7 @@ def test_a_training_step_against_the_original(monkeypatch):
     state = {"params": gradient, "batch_stats": output.model_state["batch_stats"], "rvq": rvq}
     tensors = table.to_torch_names(state, config)
     names = json.loads(str(golden["gradient_names"]))
+    assert set(names) == {name for name in tensors if "running_" not in name and ".rvq." not in name}
     norms = np.array([np.linalg.norm(tensors[name]) for name in names])
     np.testing.assert_allclose(np.sqrt((norms**2).sum()), golden["gradient_norm"], rtol=1e-4)
     # A bias before BatchNorm has no gradient; what is left of it is rounding.

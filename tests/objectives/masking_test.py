@@ -86,6 +86,7 @@ def test_tokens_of_a_block_lie_under_its_samples(label_rate, size):
         np.testing.assert_array_equal(tokens[:, token], (np.asarray(heard)[:, start:end] != 7).all(1))
 
 
-def test_a_block_of_broken_tokens_is_refused():
-    with pytest.raises(UserError, match=r"mask_seconds is 0\.41"):
-        MaskingConfig(seconds=0.41)
+@pytest.mark.parametrize("seconds", [0.41, 0.0, -0.4])
+def test_a_block_of_broken_or_no_tokens_is_refused(seconds):
+    with pytest.raises(UserError, match=f"mask_seconds is {seconds}"):
+        MaskingConfig(seconds=seconds)

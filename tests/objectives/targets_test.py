@@ -16,6 +16,7 @@ MAKERS = {
         MelRVQConfig(rvq=RVQConfig(num_books=2, num_codes=64, input_dim=256), label_rate=50)
     ),
     "single_vq": single_vq_targets(),
+    "single_vq_50hz": single_vq_targets(label_rate=50),
     "random_projection": RandomProjectionTargets(RandomProjectionConfig(num_codes=128), MelConfig()),
     "random_projection_50hz": RandomProjectionTargets(
         RandomProjectionConfig(num_books=2, num_codes=128, input_dim=256), MelConfig(), frames_per_token=2
@@ -51,6 +52,9 @@ def test_mel_rvq_targets_are_its_codes():
     assert valid.all() and maker.collection == "rvq"
 
 
-def test_single_vq_is_one_small_book():
-    rvq = single_vq_targets().config.rvq
-    assert (rvq.num_books, rvq.num_codes, rvq.code_dim, rvq.stale_tolerance) == (1, 1024, 8, 1000)
+@pytest.mark.parametrize("label_rate, input_dim", [(25, 512), (50, 256)])
+def test_single_vq_is_one_small_book(label_rate, input_dim):
+    rvq = single_vq_targets(label_rate=label_rate).config.rvq
+    assert rvq == RVQConfig(
+        num_books=1, num_codes=1024, code_dim=8, input_dim=input_dim, stale_tolerance=1000
+    )

@@ -50,9 +50,13 @@ def test_zero_vectors_are_no_nan():
     np.testing.assert_array_equal(unit(codebook), codebook)
     assert nearest_code(jnp.array([[3.0, 0.0], [-0.1, 0.0]]), codebook).tolist() == [1, 2]
     assert 0 <= nearest_code(jnp.zeros((1, 2)), codebook)[0] < 3
-    assert np.isfinite(
-        jax.grad(lambda x: lookup(nearest_code(x, codebook), codebook).sum())(jnp.zeros((1, 2)))
-    ).all()
+    assert np.isfinite(jax.grad(lambda x: unit(x).sum())(jnp.zeros((1, 2)))).all()
+
+
+def test_unit_divides_by_the_norm_and_by_no_less_than_the_original_does():
+    vectors = np.random.default_rng(2).normal(size=(50, 8)) * np.logspace(-15, 3, 50)[:, None]
+    norm = np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+    np.testing.assert_allclose(unit(jnp.asarray(vectors, jnp.float32)), vectors / norm, rtol=1e-5)
 
 
 def test_lookup_returns_raw_rows():

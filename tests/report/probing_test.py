@@ -40,12 +40,13 @@ def test_the_verdict_is_the_interval_s(difference, says):
 def test_a_single_task_has_a_verdict_and_a_card_too():
     single = [r for r in rows() if r["task"] == "key"]
     assert "on key" in verdict(single, "trained")
-    assert probe_cards(single, "trained")[0].value == "0.40"
+    (card,) = probe_cards(single, "trained")
+    assert card.value == "0.40" and card.meaning.startswith("probe accuracy, key; most frequent class 0.10")
 
 
 def test_the_card_shows_the_mean_and_the_others():
     (card,) = probe_cards(rows(), "trained")
-    assert card.value == "0.45" and "untrained 0.25" in card.meaning
+    assert card.value == "0.45" and card.meaning == "mean probe accuracy; untrained 0.25"
 
 
 def test_the_table_has_a_column_an_encoder_and_layers_where_there_are_some():

@@ -28,6 +28,7 @@ def rvq_row(step: int):
     return {
         "split": "train",
         "step": step,
+        "loss": 2.0,
         "error": [1.0, 0.5],
         "codes_used": [900, 800],
         "codes_perplexity": [300.0, 200.0],
@@ -42,10 +43,19 @@ def write(workdir, rows):
     (workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+# A window in which every step was skipped.
+SKIPPED = {
+    "loss": None,
+    "ce": [None, None],
+    "unigram_ce": [None, None],
+    "accuracy": [None, None],
+    "grad_norm": None,
+}
+
+
 def test_a_muq_run_is_reported_with_skipped_windows_and_health(tmp_path):
-    skipped = {"loss": None, "ce": None, "unigram_ce": None, "accuracy": None, "grad_norm": None}
     health = {"split": "health", "step": 30, "check": "x", "message": "book 3 uses 40 of 1024 codes: do this"}
-    rows = [muq_row(10), muq_row(20, **skipped), muq_row(30), health, muq_row(30, "valid")]
+    rows = [muq_row(10), muq_row(20, **SKIPPED), muq_row(30), health, muq_row(30, "valid")]
     write(tmp_path / "run", rows)
     (tmp_path / "run" / "config.json").write_text(json.dumps({"optim": {"peak_lr": 1e-3}}))
     path = report_training(tmp_path / "run")
@@ -73,9 +83,25 @@ def test_a_run_of_one_row_is_reported(tmp_path):
     assert report_training(tmp_path / "run").exists()
 
 
+def test_numbers_are_those_before_a_skipped_window_at_the_end(tmp_path):
+    muq = [muq_row(10), muq_row(20, ce=[2.0, 2.0]), muq_row(30, **SKIPPED)]
+    skipped = {"loss": None, "error": [None, None], "codes_used": [0, 0], "codes_counted": 0.0}
+    for name, rows in {"muq": muq, "rvq": [rvq_row(10), rvq_row(20) | skipped]}.items():
+        write(tmp_path / name, rows)
+        html = report_training(tmp_path / name).read_text()
+        assert f"step {rows[-1]['step']}: " in html
+    assert prediction_cards(muq)[0].value == "2.00"
+    assert [card.value for card in rvq_cards([rvq_row(10), rvq_row(20) | skipped])] == [
+        "1.00 to 0.50",
+        "800 of 1,024",
+    ]
+
+
 def test_a_run_without_metrics_is_the_users_mistake(tmp_path):
-    with pytest.raises(UserError, match="no training metrics yet"):
-        report_training(tmp_path)
+    for rows in ([], [muq_row(10, **SKIPPED)]):
+        write(tmp_path, rows)
+        with pytest.raises(UserError, match="no training metrics yet"):
+            report_training(tmp_path)
 
 
 def test_cards_take_validation_where_there_is_one():

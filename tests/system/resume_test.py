@@ -1,12 +1,9 @@
-"""`kill -9` at some moment, then the same command: the run ends with the bits of one that was never
-touched.
-"""
+"""`kill -9` at some moment, then the same command: the run ends with the bits of one never touched."""
 
 import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -51,16 +48,10 @@ def finish(workdir):
     return out.split("params sha256 ")[1].strip()
 
 
-def kill_when(workdir, reached):
-    """Starts the run and kills it the moment `reached(workdir)` holds; looks, and does not wait, in
-    between.
-    """
+def kill_when(workdir, reached, wait_for):
+    """Starts the run and kills it the moment `reached(workdir)` holds."""
     process = start(workdir)
-    deadline = time.monotonic() + 900
-    while not reached(workdir):
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.002)  # only so as not to take the processor from the run
+    wait_for(process, lambda: reached(workdir), look_every=0.002)
     process.send_signal(signal.SIGKILL)
     process.communicate()
 
@@ -87,11 +78,11 @@ def steady(rows):
 
 
 @pytest.mark.slow
-def test_a_killed_run_ends_with_the_same_bits(tmp_path):
+def test_a_killed_run_ends_with_the_same_bits(tmp_path, wait_for):
     whole = finish(tmp_path / "whole")
     killed = tmp_path / "killed"
     for reached in (step_is(3), saving(21), step_is(33)):
-        kill_when(killed, reached)
+        kill_when(killed, reached, wait_for)
     assert finish(killed) == whole
 
     rows = read_rows(killed / "metrics.jsonl")

@@ -1,7 +1,10 @@
+import dataclasses
 import functools
 import json
 import os
 import signal
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import jax
 import numpy as np
@@ -22,7 +25,7 @@ BROKEN = (6, 13)
 
 
 class Crash(Exception):
-    """Stands for a process that is killed: nothing of the run is closed in order."""
+    """Ends a run without a save. Unlike a kill (tests/system/resume_test.py) it closes what is open."""
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +119,14 @@ def test_a_run_that_crashed_goes_on_to_the_same_bits_and_rows(start, whole, tmp_
         assert steady(read_rows(tmp_path / name)) == steady(read_rows(whole[1] / name))
 
 
+def test_other_intervals_go_on_to_the_same_bits(start, whole, tmp_path):
+    with pytest.raises(Crash):
+        start(tmp_path, crash_at=16, broken_steps=BROKEN)
+    others = dict(log_every=3, eval_every=0, checkpoint_every=5, keep_checkpoints=3, max_nonfinite=9)
+    state, _ = start(tmp_path, dataclasses.replace(CONFIG, **others), broken_steps=BROKEN)
+    assert_equal_trees(state, whole[0])
+
+
 def test_another_mesh_goes_on_with_the_same_numbers(start, whole, tmp_path):
     with pytest.raises(Crash):
         start(tmp_path, crash_at=16, broken_steps=BROKEN)
@@ -134,6 +145,24 @@ def test_sigterm_saves_and_the_run_goes_on(start, whole, tmp_path):
     state, status = start(tmp_path, broken_steps=BROKEN)
     assert status == "done"
     assert_equal_trees(state, whole[0])
+
+
+def test_a_save_that_failed_ends_the_run_before_the_next(start, tmp_path, monkeypatch):
+    failed = UserError("the disk is full")
+    monkeypatch.setattr(loop.Checkpoints, "raise_if_failed", Mock(side_effect=[None] * 8 + [failed]))
+    with pytest.raises(UserError, match="the disk is full"):
+        start(tmp_path)
+    assert newest_step(tmp_path) == 7
+    assert [row["step"] for row in read_rows(tmp_path / "metrics.jsonl")] == [4, 7, 8]
+
+
+def test_several_hosts_keep_the_signal_handlers(monkeypatch):
+    """SIGTERM's is then that of `jax.distributed`; tests/system/hosts_test.py has it act."""
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with loop._stops(SimpleNamespace(reached_preemption=lambda step: step == 3)) as stops:
+        assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+        assert [stops(step) for step in (2, 3)] == [False, True]
 
 
 def test_a_finished_run_is_left_alone(start, whole):
@@ -157,10 +186,13 @@ def test_skipped_steps_are_counted_and_their_clips_listed(whole):
 
 
 def test_too_many_skipped_steps_in_a_row_end_the_run(start, tmp_path):
-    with pytest.raises(UserError, match=r"last 3 steps up to step 11 .*nonfinite\.jsonl"):
-        start(tmp_path, broken_steps=(5, 9, 10, 11))
+    broken = (5, 9, 10, 11)
+    with pytest.raises(UserError, match=r"last 3 steps up to step 11 .*nonfinite\.jsonl .*new --workdir"):
+        start(tmp_path, broken_steps=broken)
     assert [row["step"] for row in read_rows(tmp_path / "nonfinite.jsonl")] == [5, 9, 10, 11]
     assert newest_step(tmp_path) == 7
+    _, status = start(tmp_path, dataclasses.replace(CONFIG, max_nonfinite=4), broken_steps=broken)
+    assert status == "done"
 
 
 def test_the_step_is_compiled_once(start, tmp_path, caplog):

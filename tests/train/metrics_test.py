@@ -1,4 +1,7 @@
 import json
+import subprocess
+import sys
+import textwrap
 
 import numpy as np
 import pytest
@@ -105,6 +108,31 @@ def test_rows_reach_both_files(tmp_path):
     assert events["train/loss"] == {3: 2.5} and events["valid/loss"] == {3: 2.0}
     assert events["train/ce/book_1"] == {3: 1.0} and events["train/ce/book_2"] == {3: 3.0}
     assert "train/step" not in events
+
+
+def test_a_full_disk_reaches_the_caller(tmp_path):
+    """A limit on the size of files makes the event file's own write fail: its rows are longer than JSON's."""
+    program = f"""
+        import resource
+        from pathlib import Path
+        from muq_jax.train.metrics import MetricsWriter
+        writer = MetricsWriter(Path({str(tmp_path)!r}))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+        row = {{f"metric_{{i}}": float(i) for i in range(20)}}
+        try:
+            for step in range(1, 1000):
+                writer.write({{"split": "train", "step": step, **row}})
+        except OSError as error:
+            print("raised at step", step, Path(writer._path).stat().st_size < 10_000)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert done.stdout.startswith("raised at step") and done.stdout.endswith("True\n"), done.stdout
 
 
 def test_a_resumed_writer_remembers_what_came_before(tmp_path):

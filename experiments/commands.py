@@ -1,0 +1,61 @@
+"""What the commands of this folder share: how they log, how they end, how they write down their settings."""
+
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from absl import logging as absl_logging
+
+from muq_jax.cli import FAILED, INTERRUPTED
+from muq_jax.errors import UserError, is_full_disk
+
+
+def set_up_logging(line: str) -> None:
+    """Shows what `muq_jax` logs, in this format, and of the libraries nothing."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter(line, "%H:%M:%S"))
+    logger = logging.getLogger("muq_jax")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    # Orbax logs a traceback for each thread that a failed save passes through; the failure itself is raised
+    # to us.
+    absl_logging.set_verbosity(absl_logging.FATAL)
+
+
+def run_command(work: Callable[[], int], workdir: Path) -> int:
+    """Does a command's work and returns its exit status; where it ends early, says why and how to go on."""
+    # Before the training loop has its own handlers, SIGTERM ends the work as Ctrl-C does.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        status = work()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        status = INTERRUPTED
+    except Exception as error:
+        if not is_full_disk(error):
+            raise
+        print(
+            f"error: {workdir}: the disk is full ({error}). Make room and run the same command again.",
+            file=sys.stderr,
+        )
+        return FAILED
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if status == INTERRUPTED:
+        print("interrupted; run the same command again to go on", file=sys.stderr)
+    return status
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes a file whole or not at all."""
+    unfinished = path.with_suffix(".tmp")
+    unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    os.replace(unfinished, path)
