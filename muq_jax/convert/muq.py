@@ -19,6 +19,8 @@ _POS_CONV_KERNEL = 128
 _POS_CONV_GROUPS = 16
 _COUNTER = "upstream counts batches for a cumulative average that its fixed momentum leaves unread"
 _POS_CONV_REASON = "created and never applied: rotary positions take its place"
+_RANDOM_PROJECTION = "model.quantizer_melspec_2048.random_projection"
+_RANDOM_CODEBOOK = "model.quantizer_melspec_2048.codebook"
 
 
 def muq_table(config: MuQConfig) -> Table:
@@ -137,12 +139,23 @@ def _positions(config: MuQConfig) -> list[Unused]:
     ]
 
 
+def drawn_targets(targets: Tree) -> dict[str, np.ndarray]:
+    """Returns the tensors by PyTorch name of random-projection targets `projection` [Q, E, C], `codebook`.
+
+    Upstream has room for one book; more are not among its tensors.
+    """
+    projection, codebook = np.asarray(targets["projection"]), np.asarray(targets["codebook"])
+    if len(projection) > 1:
+        return {}
+    return {_RANDOM_PROJECTION: projection[0], _RANDOM_CODEBOOK: codebook[0]}
+
+
 def _other_targets(config: MuQConfig) -> list[Unused]:
     """Targets that are not a Mel-RVQ. Only the objective reads targets, so a MuQ in use does without."""
     inputs, codes = config.mel.num_mels * config.frames_per_token, config.num_books * config.num_codes
     drawn = "random-projection targets, drawn from a seed"
     return [
-        Unused("model.quantizer_melspec_2048.random_projection", (inputs, 16), drawn),
-        Unused("model.quantizer_melspec_2048.codebook", (codes, 16), drawn),
+        Unused(_RANDOM_PROJECTION, (inputs, 16), drawn),
+        Unused(_RANDOM_CODEBOOK, (codes, 16), drawn),
         Unused("model.rvq.*", None, "a single VQ or Encodec as targets"),
     ]

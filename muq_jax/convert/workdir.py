@@ -6,13 +6,15 @@ from typing import Any
 from muq_jax import checkpoint
 from muq_jax.convert import mel_rvq as mel_rvq_table
 from muq_jax.convert import muq as muq_table
-from muq_jax.convert.rules import Tree, flatten
+from muq_jax.convert.rules import Tensors, Tree, flatten
 from muq_jax.errors import UserError
 from muq_jax.models.config import MelRVQConfig, MuQConfig, from_upstream_json, mel_rvq_from_json
 
 
-def read_muq(folder: Path) -> tuple[MuQConfig, Tree]:
-    """Returns configuration and variables of the MuQ that a run has trained.
+def read_muq(folder: Path) -> tuple[MuQConfig, Tree, Tensors]:
+    """Returns configuration and variables of the MuQ that a run has trained, and what else an export holds.
+
+    That is, by PyTorch name, the random projection that made the run's targets, if it did.
 
     Raises:
         UserError: the run has no whole checkpoint, or trains another kind of model.
@@ -22,7 +24,8 @@ def read_muq(folder: Path) -> tuple[MuQConfig, Tree]:
     variables = {"params": items["params"], "batch_stats": items["model_state"]["batch_stats"]}
     if config.rvq is not None:
         variables["rvq"] = items["model_state"]["rvq"]
-    return config, _checked(variables, muq_table.template(config), folder)
+    drawn = muq_table.drawn_targets(items["model_state"]["targets"]) if config.rvq is None else {}
+    return config, _checked(variables, muq_table.template(config), folder), drawn
 
 
 def read_mel_rvq(folder: Path) -> tuple[MelRVQConfig, Tree]:

@@ -116,7 +116,10 @@ class MuQ:
         """
         source = model_folder.find(folder_or_hub_id)
         if model_folder.is_work_directory(source):
-            return cls(*_workdir().read_muq(source), dtype=dtype)
+            config, variables, drawn = _workdir().read_muq(source)
+            muq = cls(config, variables, dtype=dtype)
+            muq._unused = drawn
+            return muq
         data, tensors = model_folder.read(source, "muq")
         config = from_upstream_json(data)
         muq = cls(config, muq_names.from_torch_names(tensors, config, str(source)), dtype=dtype)
@@ -209,7 +212,7 @@ class MuQ:
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Writes a model folder, whole or not at all, that this class and the PyTorch package both load.
 
-        Tensors that upstream creates and never uses are those of the file that this model came from, else
+        Tensors that a MuQ in use never reads are those of the file or run that this model came from, else
         zeros. A licence that lay beside that file goes along.
 
         Raises:

@@ -18,9 +18,10 @@ MIN_TOKENS = 8
 class Window(NamedTuple):
     """A stretch of a clip, and which of its tokens are kept.
 
-    start, stop: samples of the clip that the window hears.
-    first, last: tokens of the clip that the window's output gives, `last` excluded.
-    skip: tokens of the window's output before `first`.
+    Attributes:
+        start, stop: samples of the clip that the window hears.
+        first, last: tokens of the clip that the window's output gives, `last` excluded.
+        skip: tokens of the window's output before `first`.
     """
 
     start: int

@@ -17,10 +17,11 @@ from muq_jax.train.state import TrainState
 class StepOutput(NamedTuple):
     """What a step reports.
 
-    finite: bool scalar; False when the loss or the gradient was not and the step was skipped.
-    loss, grad_norm: scalars as they came out, before clipping, also when not finite.
-    num_samples: float32 scalar, real samples in the global batch.
-    metrics: named means to be added up over steps; those of a skipped step weigh nothing.
+    Attributes:
+        finite: bool scalar; False when the loss or the gradient was not and the step was skipped.
+        loss, grad_norm: scalars as they came out, before clipping, also when not finite.
+        num_samples: float32 scalar, real samples in the global batch.
+        metrics: named means to be added up over steps; those of a skipped step weigh nothing.
     """
 
     finite: jax.Array

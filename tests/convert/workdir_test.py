@@ -1,5 +1,7 @@
 """A run's work directory as a source of models. The checkpoints are saved as the training loop saves them."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -10,8 +12,11 @@ from muq_jax.checkpoint import Checkpoints
 from muq_jax.convert import mel_rvq as mel_rvq_names
 from muq_jax.convert import muq as muq_names
 from muq_jax.convert import rules
+from muq_jax.convert.reader import read_tensors
 from muq_jax.errors import UserError
 from muq_jax.models.config import from_upstream_json, mel_rvq_to_json, to_upstream_json
+from muq_jax.models.muq import MuQModel
+from muq_jax.quantize.random_projection import RandomProjectionConfig, init_random_projection
 
 CONFIG = from_upstream_json(upstream_config())
 
@@ -57,6 +62,20 @@ def test_a_run_and_its_exported_folder_are_the_same_model(run, variables, tmp_pa
         for source in (variables, muq.variables, MuQ.from_pretrained(tmp_path / "model").variables)
     }
     assert len(digests) == 1
+
+
+def test_the_random_projection_of_a_run_goes_into_its_export(tmp_path):
+    config = dataclasses.replace(CONFIG, rvq=None, num_books=1)
+    fresh = MuQModel(config).init(jax.random.key(0), jax.numpy.zeros((1, 24_000)))
+    sizes = RandomProjectionConfig(num_codes=config.num_codes)
+    targets = init_random_projection(jax.random.key(1), sizes)
+    state = {"batch_stats": fresh["batch_stats"], "targets": targets}
+    save(tmp_path / "run", fresh["params"], state, to_upstream_json(config))
+    MuQ.from_pretrained(tmp_path / "run").save_pretrained(tmp_path / "model")
+    tensors = read_tensors(tmp_path / "model")
+    for name in ("projection", "codebook"):
+        theirs = tensors[f"model.quantizer_melspec_2048.{name.replace('projection', 'random_projection')}"]
+        np.testing.assert_array_equal(theirs, targets[name][0])
 
 
 def test_the_mel_rvq_that_a_run_carries(run, variables):
