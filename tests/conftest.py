@@ -1,6 +1,7 @@
 """Every test sees eight simulated CPU devices: what is sharded here is sharded on a pod."""
 
 import os
+import signal
 import subprocess
 import time
 
@@ -11,6 +12,8 @@ os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 ).strip()
 os.environ.setdefault("MPLBACKEND", "agg")
+# A shell hands SIGINT down as ignored to what it runs in the background; commands under test are to hear it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
