@@ -41,6 +41,7 @@ def test_labels_come_from_the_manifest_s_fields(tmp_path):
     assert set(probe_real.labels_of(Clip("x", tmp_path)).values()) == {None}
 
 
+@pytest.mark.slow
 def test_every_task_is_probed_and_every_encoder_compared(tmp_path, monkeypatch, capsys):
     write_manifest(
         tmp_path / "corpus" / "audio.jsonl",
