@@ -250,8 +250,9 @@ def _open_av(path: PathLike) -> Iterator[tuple[AudioInfo, Iterator[np.ndarray]]]
     except ImportError as error:
         raise UserError(f"{path}: this format needs PyAV: pip install av") from error
     try:
-        # Tags in another encoding than UTF-8 are common, and nothing here reads them.
-        container = av.open(os.fspath(path), metadata_errors="replace")
+        # Tags in another encoding than UTF-8 are common, and nothing here reads them. PyAV 19 does not mind.
+        options = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+        container = av.open(os.fspath(path), **options)
     except (av.FFmpegError, ValueError) as error:
         raise _undecodable(path, error) from error
     try:
