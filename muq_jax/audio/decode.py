@@ -10,7 +10,7 @@ import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import soundfile
@@ -250,8 +250,9 @@ def _open_av(path: PathLike) -> Iterator[tuple[AudioInfo, Iterator[np.ndarray]]]
     except ImportError as error:
         raise UserError(f"{path}: this format needs PyAV: pip install av") from error
     try:
-        # Tags in another encoding than UTF-8 are common, and nothing here reads them. PyAV 19 does not mind.
-        options = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+        # Tags in another encoding than UTF-8 are common, and nothing here reads them. PyAV 19 does not either.
+        needs_option = int(av.__version__.split(".")[0]) < 19
+        options: dict[str, Any] = {"metadata_errors": "replace"} if needs_option else {}
         container = av.open(os.fspath(path), **options)
     except (av.FFmpegError, ValueError) as error:
         raise _undecodable(path, error) from error
