@@ -250,7 +250,7 @@ def _open_av(path: PathLike) -> Iterator[tuple[AudioInfo, Iterator[np.ndarray]]]
     except ImportError as error:
         raise UserError(f"{path}: this format needs PyAV: pip install av") from error
     try:
-        # Tags in another encoding than UTF-8 are common, and nothing here reads them. PyAV 19 does not either.
+        # Tags in another encoding than UTF-8 are common, and nothing here reads them; nor does PyAV 19.
         needs_option = int(av.__version__.split(".")[0]) < 19
         options: dict[str, Any] = {"metadata_errors": "replace"} if needs_option else {}
         container = av.open(os.fspath(path), **options)
