@@ -63,7 +63,7 @@ FULL = Size(
     probe_clips=360,
     rvq_steps=500,
     rvq_batch=16,
-    muq_steps=500,
+    muq_steps=900,
     muq_batch=8,
     crop_seconds=4.0,
     probe_seconds=8.0,
@@ -157,7 +157,7 @@ def muq_configuration(size: Size, corpus: Corpus, workdir: Path) -> ConfigDict:
         config.model.conformer.width = 128
         config.model.conformer.num_layers = 3
         config.model.conformer.ffn_width = 512
-    config.optim.peak_lr = 2e-3
+    config.optim.peak_lr = 7e-4
     config.optim.warmup_steps = size.muq_steps // 10
     config.train.num_steps = size.muq_steps
     config.train.log_every = max(1, size.muq_steps // 20)
