@@ -3,7 +3,7 @@
 import dataclasses
 import difflib
 import functools
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar, get_args
 
 from muq_jax import __version__
 from muq_jax.audio.mel import MelConfig
@@ -13,7 +13,14 @@ from muq_jax.quantize.rvq import RVQConfig
 
 LABEL_RATES_HZ = (25, 50)
 
-ConfigT = TypeVar("ConfigT")
+
+class _Configuration(Protocol):
+    """Any dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+ConfigT = TypeVar("ConfigT", bound=_Configuration)
 
 
 def _frames_per_token(label_rate: int) -> int:
@@ -363,7 +370,7 @@ def _build(base: ConfigT, fields: Any, where: str = "") -> ConfigT:
     """
     if not isinstance(fields, dict):
         raise UserError(f"{where.removesuffix('.')} is {fields!r}; expected its fields by name")
-    kinds = {field.name: field.type for field in dataclasses.fields(base)}  # type: ignore[arg-type]
+    kinds = {field.name: field.type for field in dataclasses.fields(base)}
     replaced = {}
     for name, value in fields.items():
         if name not in kinds:
@@ -371,10 +378,11 @@ def _build(base: ConfigT, fields: Any, where: str = "") -> ConfigT:
             hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(kinds)}"
             raise UserError(f"no field {where + name!r} in the model configuration; {hint}")
         inner = getattr(base, name)
-        if not dataclasses.is_dataclass(inner):
+        holds_fields = dataclasses.is_dataclass(inner)
+        if not holds_fields:
             replaced[name] = _checked(where + name, value, kinds[name])
-        elif value is None and isinstance(None, kinds[name]):  # type: ignore[arg-type]
+        elif value is None and type(None) in get_args(kinds[name]):
             replaced[name] = None
         else:
             replaced[name] = _build(inner, value, f"{where}{name}.")
-    return dataclasses.replace(base, **replaced)  # type: ignore[type-var]
+    return dataclasses.replace(base, **replaced)
