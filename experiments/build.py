@@ -21,7 +21,8 @@ from muq_jax.data.statistics import load_statistics, mel_statistics
 from muq_jax.data.transforms import Augment
 from muq_jax.errors import UserError
 from muq_jax.inference.pretrained import DTYPES, MelRVQ
-from muq_jax.models.config import MelRVQConfig, MuQConfig, mel_rvq_to_json, to_upstream_json
+from muq_jax.models.config import MelRVQConfig, MuQConfig
+from muq_jax.models.config_json import mel_rvq_to_json, to_upstream_json
 from muq_jax.models.muq import MuQModel
 from muq_jax.nn.conformer import ConformerConfig
 from muq_jax.objectives.masked_prediction import MaskedPrediction

@@ -8,7 +8,8 @@ from muq_jax.convert import mel_rvq as mel_rvq_table
 from muq_jax.convert import muq as muq_table
 from muq_jax.convert.rules import Tensors, Tree, flatten
 from muq_jax.errors import UserError
-from muq_jax.models.config import MelRVQConfig, MuQConfig, from_upstream_json, mel_rvq_from_json
+from muq_jax.models.config import MelRVQConfig, MuQConfig
+from muq_jax.models.config_json import from_upstream_json, mel_rvq_from_json
 
 
 def read_muq(folder: Path) -> tuple[MuQConfig, Tree, Tensors]:

@@ -25,9 +25,8 @@ from muq_jax.errors import UserError
 from muq_jax.inference.waves import as_clips, bucket, is_integer, pad_batch
 from muq_jax.inference.windows import Window, plan, window_tokens
 from muq_jax.models import mel_rvq
-from muq_jax.models.config import (
-    MelRVQConfig,
-    MuQConfig,
+from muq_jax.models.config import MelRVQConfig, MuQConfig
+from muq_jax.models.config_json import (
     from_upstream_json,
     mel_rvq_from_json,
     mel_rvq_to_json,

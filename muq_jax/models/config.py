@@ -1,29 +1,19 @@
-"""What a model is made of: frozen configurations, their presets and upstream's `config.json`."""
+"""What a model is made of: frozen configurations and their presets."""
 
 import dataclasses
-import difflib
-import functools
-from typing import Any, ClassVar, Protocol, TypeVar, get_args
+from typing import Any
 
-from muq_jax import __version__
 from muq_jax.audio.mel import MelConfig
 from muq_jax.errors import UserError
+from muq_jax.models import fields
 from muq_jax.nn.conformer import ConformerConfig
 from muq_jax.quantize.rvq import RVQConfig
 
 LABEL_RATES_HZ = (25, 50)
 
 
-class _Configuration(Protocol):
-    """Any dataclass."""
-
-    __dataclass_fields__: ClassVar[dict[str, Any]]
-
-
-ConfigT = TypeVar("ConfigT", bound=_Configuration)
-
-
-def _frames_per_token(label_rate: int) -> int:
+def frames_per_token(label_rate: int) -> int:
+    """Returns how many mel frames of 100 a second make a token."""
     if label_rate not in LABEL_RATES_HZ:
         raise UserError(f"label_rate must be one of {LABEL_RATES_HZ} tokens per second, found {label_rate!r}")
     return 100 // label_rate
@@ -56,7 +46,7 @@ class MelRVQConfig:
 
     @property
     def frames_per_token(self) -> int:
-        return _frames_per_token(self.label_rate)
+        return frames_per_token(self.label_rate)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +95,7 @@ class MuQConfig:
         if self.mel.num_mels % 4:
             raise UserError(f"mel.num_mels must be a multiple of 4, found {self.mel.num_mels}")
         _check_frame_rate(self.mel)
-        _frames_per_token(self.label_rate)
+        frames_per_token(self.label_rate)
         if self.rvq is None:
             return
         MelRVQConfig(self.mel, self.rvq, self.label_rate)
@@ -117,7 +107,7 @@ class MuQConfig:
 
     @property
     def frames_per_token(self) -> int:
-        return _frames_per_token(self.label_rate)
+        return frames_per_token(self.label_rate)
 
     @property
     def mel_reconstruction(self) -> bool:
@@ -164,225 +154,8 @@ def muq_config(name: str, **overrides: Any) -> MuQConfig:
     """
     if name not in PRESETS:
         raise UserError(f"no model preset {name!r}; there are {', '.join(PRESETS)}")
-    fields = _update(dataclasses.asdict(PRESETS[name]), overrides)
-    if isinstance(fields["rvq"], dict) and "input_dim" not in _as_dict(overrides.get("rvq", {})):
-        mel = _build(MelConfig(), fields["mel"], "mel.")
-        fields["rvq"]["input_dim"] = mel.num_mels * _frames_per_token(fields["label_rate"])
-    return _build(MuQConfig(), fields)
-
-
-def to_upstream_json(config: MuQConfig) -> dict[str, Any]:
-    """Returns upstream's `config.json` keys, `model_type`, `muq_jax_version` and what upstream cannot say.
-
-    The last goes under the key `muq_jax` (upstream's loader drops keys that it does not know), so that
-    `from_upstream_json` gives back an equal configuration.
-    """
-    written = _upstream_keys(config)
-    understood = _update(dataclasses.asdict(MuQConfig()), _read_upstream_keys(written))
-    extras = _difference(dataclasses.asdict(config), understood)
-    return written | ({"muq_jax": extras} if extras else {})
-
-
-def from_upstream_json(data: dict[str, Any]) -> MuQConfig:
-    """Returns the configuration in a MuQ's `config.json`, upstream's own or one of `to_upstream_json`.
-
-    Raises:
-        UserError: it asks for something that this MuQ does not have, or a value is missing or cannot be.
-    """
-    return _build(MuQConfig(), _update(_read_upstream_keys(data), _value(data, "muq_jax", dict, {})))
-
-
-def mel_rvq_to_json(config: MelRVQConfig) -> dict[str, Any]:
-    """Returns the `config.json` of a Mel-RVQ on its own: every field, since upstream has no such file."""
-    return {"model_type": "mel_rvq", "muq_jax_version": __version__} | dataclasses.asdict(config)
-
-
-def mel_rvq_from_json(data: dict[str, Any]) -> MelRVQConfig:
-    """Returns the configuration that `mel_rvq_to_json` wrote; absent fields have their defaults."""
-    fields = {key: value for key, value in data.items() if key not in ("model_type", "muq_jax_version")}
-    return _build(MelRVQConfig(), fields)
-
-
-def _upstream_keys(config: MuQConfig) -> dict[str, Any]:
-    conformer = config.conformer
-    return {
-        "model_type": "muq",
-        "muq_jax_version": __version__,
-        "label_rate": config.label_rate,
-        # Of the random-projection targets, which upstream builds where use_rvq_target is false.
-        "num_codebooks": 1,
-        "codebook_dim": 16,
-        "codebook_size": config.num_books * config.num_codes,
-        "features": ["melspec_2048"],
-        "hop_length": config.mel.hop_length,
-        "n_mels": config.mel.num_mels,
-        "conv_dim": config.conv_channels,
-        "encoder_dim": conformer.width,
-        "encoder_depth": conformer.num_layers,
-        "mask_hop": config.mask_seconds,
-        "mask_prob": config.mask_prob,
-        "is_flash": False,
-        "stat": {"melspec_2048_mean": config.mel.mean, "melspec_2048_std": config.mel.std},
-        "w2v2_config": {
-            "activation_dropout": conformer.activation_dropout,
-            "attention_dropout": conformer.attention_dropout,
-            "conformer_conv_dropout": conformer.conv_dropout,
-            "conv_depthwise_kernel_size": conformer.conv_kernel,
-            "feat_extract_activation": "gelu",
-            "hidden_act": "swish",
-            "hidden_dropout": conformer.hidden_dropout,
-            "hidden_size": conformer.width,
-            "intermediate_size": conformer.ffn_width,
-            "layer_norm_eps": conformer.layer_norm_eps,
-            "layerdrop": 0.0,
-            "max_source_positions": 5000,
-            "num_attention_heads": conformer.num_heads,
-            "num_conv_pos_embedding_groups": 16,
-            "num_conv_pos_embeddings": 128,
-            "num_hidden_layers": conformer.num_layers,
-            "position_embeddings_type": "rotary",
-            "rotary_embedding_base": conformer.rotary_base,
-        },
-        "use_rvq_target": config.rvq is not None,
-        "use_vq_target": False,
-        "use_encodec_target": False,
-        "rvq_ckpt_path": None,
-        "recon_loss_ratio": config.mel_reconstruction_weight or None,
-        "rvq_n_codebooks": config.rvq.num_books if config.rvq else 8,
-        "rvq_multi_layer_num": config.rvq.num_projection_layers if config.rvq else 1,
-    }
-
-
-def _read_upstream_keys(data: dict[str, Any]) -> dict[str, Any]:
-    """Returns the fields of a MuQConfig, as nested dicts, that upstream's keys determine."""
-    value = functools.partial(_value, data)
-    fixed = (
-        ("features", ["melspec_2048"], ["melspec_2048"]),
-        ("w2v2_config.position_embeddings_type", "rotary", None),
-        ("w2v2_config.hidden_act", "swish", None),
-        ("w2v2_config.layerdrop", 0.0, 0.0),
-    )
-    for key, expected, default in fixed:
-        found = value(key, type(expected), default)
-        if found != expected:
-            raise UserError(f"config.json: {key} is {found!r}; only {expected!r} is supported")
-    label_rate, num_mels = value("label_rate", int, 25), value("n_mels", int)
-    rvq = None
-    if data.get("use_rvq_target"):
-        rvq = {
-            "num_books": value("rvq_n_codebooks", int, 8),
-            "input_dim": num_mels * _frames_per_token(label_rate),
-            "num_projection_layers": value("rvq_multi_layer_num", int, 1),
-        }
-    # Upstream hard-codes the size of a learned book (1024) and divides codebook_size by it; its
-    # random-projection targets have one book of codebook_size entries.
-    learned = any(data.get(key) for key in ("use_rvq_target", "use_vq_target", "use_encodec_target"))
-    num_classes = value("codebook_size", int)
-    return {
-        "mel": {
-            "hop_length": value("hop_length", int),
-            "num_mels": num_mels,
-            "mean": value("stat.melspec_2048_mean", float),
-            "std": value("stat.melspec_2048_std", float),
-        },
-        "conformer": {
-            "width": value("encoder_dim", int),
-            "num_layers": value("encoder_depth", int),
-            "num_heads": value("w2v2_config.num_attention_heads", int),
-            "ffn_width": value("w2v2_config.intermediate_size", int),
-            "conv_kernel": value("w2v2_config.conv_depthwise_kernel_size", int),
-            "hidden_dropout": value("w2v2_config.hidden_dropout", float),
-            "attention_dropout": value("w2v2_config.attention_dropout", float),
-            "activation_dropout": value("w2v2_config.activation_dropout", float),
-            "conv_dropout": value("w2v2_config.conformer_conv_dropout", float),
-            "layer_norm_eps": value("w2v2_config.layer_norm_eps", float),
-            "rotary_base": value("w2v2_config.rotary_embedding_base", float),
-        },
-        "rvq": rvq,
-        "conv_channels": value("conv_dim", int),
-        "label_rate": label_rate,
-        "num_books": num_classes // 1024 if learned else 1,
-        "num_codes": 1024 if learned else num_classes,
-        "mask_seconds": value("mask_hop", float, 0.4),
-        "mask_prob": value("mask_prob", float, 0.6),
-        "mel_reconstruction_weight": value("recon_loss_ratio", float, 0.0),
-    }
-
-
-_KINDS = {
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    str: "text",
-    list: "a list",
-    dict: "an object",
-}
-
-
-def _checked(name: str, value: Any, kind: Any) -> Any:
-    """Returns a value that is of the kind that a field holds; a whole number is a number, too."""
-    wanted = int | float if kind is float else kind
-    if not isinstance(value, wanted) or (isinstance(value, bool) and kind is not bool):
-        raise UserError(f"{name} is {value!r}; expected {_KINDS[kind]}")
-    return value
-
-
-def _value(data: dict[str, Any], key: str, kind: type, default: Any = None) -> Any:
-    """Returns `data["a"]["b"]` for the key "a.b" of a config.json; the default where it is absent or null."""
-    found: Any = data
-    for part in key.split("."):
-        found = found.get(part) if isinstance(found, dict) else None
-    found = default if found is None else found
-    if found is None:
-        raise UserError(f"config.json: the key {key!r} of a MuQ configuration is missing or null")
-    return _checked(f"config.json: {key}", found, kind)
-
-
-def _as_dict(value: Any) -> Any:
-    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value  # type: ignore[arg-type]
-
-
-def _update(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Returns `base` with the values of `changes`, nested dicts (or configurations) into nested dicts."""
-    merged = dict(base)
-    for name, value in changes.items():
-        value = _as_dict(value)
-        nested = isinstance(value, dict) and isinstance(base.get(name), dict)
-        merged[name] = _update(base[name], value) if nested else value
-    return merged
-
-
-def _difference(fields: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
-    """Returns what `_update(base, ...)` needs to give `fields`."""
-    changed = {}
-    for name, value in fields.items():
-        if value != base[name]:
-            nested = isinstance(value, dict) and isinstance(base[name], dict)
-            changed[name] = _difference(value, base[name]) if nested else value
-    return changed
-
-
-def _build(base: ConfigT, fields: Any, where: str = "") -> ConfigT:
-    """Returns `base` with `fields` replaced, nested dicts into nested configurations.
-
-    Raises:
-        UserError: an unknown name, or a value of another kind than the field's.
-    """
-    if not isinstance(fields, dict):
-        raise UserError(f"{where.removesuffix('.')} is {fields!r}; expected its fields by name")
-    kinds = {field.name: field.type for field in dataclasses.fields(base)}
-    replaced = {}
-    for name, value in fields.items():
-        if name not in kinds:
-            close = difflib.get_close_matches(name, kinds, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(kinds)}"
-            raise UserError(f"no field {where + name!r} in the model configuration; {hint}")
-        inner = getattr(base, name)
-        holds_fields = dataclasses.is_dataclass(inner)
-        if not holds_fields:
-            replaced[name] = _checked(where + name, value, kinds[name])
-        elif value is None and type(None) in get_args(kinds[name]):
-            replaced[name] = None
-        else:
-            replaced[name] = _build(inner, value, f"{where}{name}.")
-    return dataclasses.replace(base, **replaced)
+    chosen = fields.update(dataclasses.asdict(PRESETS[name]), overrides)
+    if isinstance(chosen["rvq"], dict) and "input_dim" not in fields.as_dict(overrides.get("rvq", {})):
+        mel = fields.build(MelConfig(), chosen["mel"], "mel.")
+        chosen["rvq"]["input_dim"] = mel.num_mels * frames_per_token(chosen["label_rate"])
+    return fields.build(MuQConfig(), chosen)

@@ -11,7 +11,8 @@ from experiments.make_goldens import random_tensors, upstream_config
 from muq_jax.convert import muq as table
 from muq_jax.convert import rules
 from muq_jax.errors import UserError
-from muq_jax.models.config import from_upstream_json, muq_config
+from muq_jax.models.config import muq_config
+from muq_jax.models.config_json import from_upstream_json
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

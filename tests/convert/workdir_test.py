@@ -14,7 +14,7 @@ from muq_jax.convert import muq as muq_names
 from muq_jax.convert import rules
 from muq_jax.convert.reader import read_tensors
 from muq_jax.errors import UserError
-from muq_jax.models.config import from_upstream_json, mel_rvq_to_json, to_upstream_json
+from muq_jax.models.config_json import from_upstream_json, mel_rvq_to_json, to_upstream_json
 from muq_jax.models.muq import MuQModel
 from muq_jax.quantize.random_projection import RandomProjectionConfig, init_random_projection
 

@@ -21,7 +21,7 @@ from muq_jax import MelRVQ, MuQ
 from muq_jax.convert import muq as muq_names
 from muq_jax.convert import rules
 from muq_jax.convert.reader import read_tensors
-from muq_jax.models.config import from_upstream_json
+from muq_jax.models.config_json import from_upstream_json
 
 pytestmark = pytest.mark.torch
 

@@ -15,7 +15,7 @@ import pytest
 from experiments.make_goldens import as_wave, random_tensors
 from muq_jax.convert import muq as muq_names
 from muq_jax.inference.pretrained import MuQ
-from muq_jax.models.config import from_upstream_json
+from muq_jax.models.config_json import from_upstream_json
 from muq_jax.models.muq import MuQModel
 
 HERE = Path(__file__).parent

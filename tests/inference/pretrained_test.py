@@ -17,7 +17,8 @@ from muq_jax.errors import UserError
 from muq_jax.inference import pretrained
 from muq_jax.inference.pretrained import MelRVQ, MuQ
 from muq_jax.models import mel_rvq
-from muq_jax.models.config import MelRVQConfig, from_upstream_json
+from muq_jax.models.config import MelRVQConfig
+from muq_jax.models.config_json import from_upstream_json
 from muq_jax.quantize.rvq import RVQConfig
 
 LENGTHS = (24_000, 700, 9_961)

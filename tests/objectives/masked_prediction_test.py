@@ -13,7 +13,8 @@ from muq_jax import parallel
 from muq_jax.audio.mel import MelConfig
 from muq_jax.convert import muq as table
 from muq_jax.errors import UserError
-from muq_jax.models.config import MelRVQConfig, MuQConfig, from_upstream_json
+from muq_jax.models.config import MelRVQConfig, MuQConfig
+from muq_jax.models.config_json import from_upstream_json
 from muq_jax.models.muq import MuQModel
 from muq_jax.nn.conformer import ConformerConfig
 from muq_jax.objectives import masked_prediction
