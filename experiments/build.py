@@ -90,6 +90,7 @@ def optim_config(config: ConfigDict) -> OptimConfig:
     """Returns the optimizer's configuration; the schedule ends with the run."""
     fields = config.optim.to_dict()
     del fields["accumulate"]
+    fields["frozen"] = tuple(fields["frozen"])
     return OptimConfig(**fields, total_steps=config.train.num_steps)
 
 
@@ -240,7 +241,9 @@ def _make_masked_prediction(config: ConfigDict, rvq: MelRVQ | None) -> Trainee:
     return Trainee(
         objective=MaskedPrediction(MuQModel(model, config.model.dtype), targets),
         num_codes=model.num_codes,
-        flops_per_clip=muq_training_flops(model, _crop_samples(config)),
+        flops_per_clip=muq_training_flops(
+            model, _crop_samples(config), frozen_subsampling="subsample" in config.optim.frozen
+        ),
         model_config=to_upstream_json(model),
         to_torch=to_torch,
     )

@@ -57,6 +57,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.optim.weight_decay = 0.0
     config.optim.clip_norm = groups.optional(float)
     config.optim.accumulate = 1
+    config.optim.frozen = ()
     config.train = groups.train_group(
         sizes["num_steps"],
         log_every=sizes["log_every"],

@@ -31,8 +31,9 @@ from muq_jax.models.config import PRESETS
 
 VARIANTS = {
     "tiny": dict(
-        num_steps=2500, batch_size=8, crop_seconds=5, warmup_steps=100, peak_lr=3e-4,
+        num_steps=6000, batch_size=8, crop_seconds=5, warmup_steps=100, peak_lr=3e-4,
         log_every=50, eval_every=500, checkpoint_every=250, fit="tiny", dropout=0.0,
+        frozen=("subsample",),
     ),
     "smoke": dict(
         num_steps=30, batch_size=4, crop_seconds=2, warmup_steps=5, peak_lr=1e-3,
@@ -103,6 +104,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.optim.weight_decay = 0.01
     config.optim.clip_norm = groups.optional(float, 10.0)
     config.optim.accumulate = 1
+    config.optim.frozen = sizes.get("frozen", ())
 
     config.train = groups.train_group(
         sizes["num_steps"],

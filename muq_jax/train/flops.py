@@ -11,16 +11,21 @@ import itertools
 from muq_jax.models.config import MelRVQConfig, MuQConfig
 from muq_jax.nn.subsample import TIME_STRIDES, num_tokens
 
-_TRAINING = 3 * 2
+_FORWARD = 2
+_TRAINING = 3 * _FORWARD
 
 
-def muq_training_flops(config: MuQConfig, num_samples: int) -> float:
-    """Returns the operations of one training step on one clip of `num_samples`."""
+def muq_training_flops(config: MuQConfig, num_samples: int, *, frozen_subsampling: bool = False) -> float:
+    """Returns the operations of one training step on one clip of `num_samples`.
+
+    A frozen front end is run forward only.
+    """
     frames = num_samples // config.mel.hop_length
     tokens = num_tokens(frames, config.label_rate)
-    per_clip = _subsampling(config, frames) + tokens * _conformer(config, tokens)
+    subsampling = (_FORWARD if frozen_subsampling else _TRAINING) * _subsampling(config, frames)
+    per_clip = tokens * _conformer(config, tokens)
     per_clip += tokens * config.conformer.width * config.num_books * config.num_codes
-    return float(_TRAINING * per_clip)
+    return float(subsampling + _TRAINING * per_clip)
 
 
 def mel_rvq_training_flops(config: MelRVQConfig, num_samples: int) -> float:

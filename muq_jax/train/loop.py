@@ -122,7 +122,9 @@ def run(task: Task, config: LoopConfig, *, mesh: Mesh, workdir: Path) -> tuple[T
         )
         shardings = jax.tree.map(lambda a: a.sharding, abstract)
         train_step = jax.jit(
-            make_train_step(task.objective, optimizer, accumulate=config.accumulate),
+            make_train_step(
+                task.objective, optimizer, accumulate=config.accumulate, frozen=task.optim.frozen
+            ),
             in_shardings=(shardings, parallel.batch_sharding(mesh), parallel.replicated(mesh)),
             out_shardings=(shardings, parallel.replicated(mesh)),
             donate_argnums=0,

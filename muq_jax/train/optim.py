@@ -1,8 +1,10 @@
 """The optimizer and the learning rate's schedule."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -24,6 +26,8 @@ class OptimConfig:
         weight_decay: decoupled; each update also takes `learning rate * weight_decay` of the parameter away.
             As upstream's optimizer has one parameter group, biases and norm scales decay too.
         clip_norm: gradients are scaled down to this global norm; None or inf leaves them.
+        frozen: names of the parameters' groups (of a MuQ: "subsample", "conformer", "head") that stay as
+            they were initialised. Their gradients are neither computed nor part of any norm.
     """
 
     peak_lr: float = 5e-4
@@ -35,6 +39,7 @@ class OptimConfig:
     eps: float = 1e-6
     weight_decay: float = 0.01
     clip_norm: float | None = 10.0
+    frozen: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
@@ -64,7 +69,7 @@ def learning_rate(config: OptimConfig, count: Any, xp: Any = jnp) -> Any:
 
 
 def make_optimizer(config: OptimConfig) -> optax.GradientTransformation:
-    """Returns the optax chain: clip, Adam, decoupled decay, learning rate."""
+    """Returns the optax chain of what is not frozen: clip, Adam, decoupled decay, learning rate."""
     stages = []
     if config.clip_norm is not None:
         stages.append(optax.clip_by_global_norm(config.clip_norm))
@@ -72,4 +77,23 @@ def make_optimizer(config: OptimConfig) -> optax.GradientTransformation:
     if config.weight_decay:
         stages.append(optax.add_decayed_weights(config.weight_decay))
     stages.append(optax.scale_by_learning_rate(lambda count: learning_rate(config, count)))
-    return optax.chain(*stages)
+    if not config.frozen:
+        return optax.chain(*stages)
+    return optax.masked(optax.chain(*stages), lambda params: _is_trained(params, config.frozen))
+
+
+def without_gradient(params: Mapping[str, Any], frozen: tuple[str, ...]) -> dict[str, Any]:
+    """Returns the parameters with the groups named in `frozen` constant to `jax.grad`, which gives them 0.
+
+    Raises:
+        UserError: there is no group of a name.
+    """
+    trained = _is_trained(params, frozen)
+    return {name: group if trained[name] else jax.lax.stop_gradient(group) for name, group in params.items()}
+
+
+def _is_trained(params: Mapping[str, Any], frozen: tuple[str, ...]) -> dict[str, bool]:
+    for name in frozen:
+        if name not in params:
+            raise UserError(f"optim.frozen names {name!r}; there are {', '.join(sorted(params))}.")
+    return {name: name not in frozen for name in params}

@@ -11,6 +11,7 @@ import optax
 from muq_jax import parallel
 from muq_jax.objectives.metric import Mean
 from muq_jax.objectives.objective import Batch, LossOutput, Objective
+from muq_jax.train.optim import without_gradient
 from muq_jax.train.state import TrainState
 
 
@@ -32,7 +33,11 @@ class StepOutput(NamedTuple):
 
 
 def make_train_step(
-    objective: Objective, optimizer: optax.GradientTransformation, *, accumulate: int = 1
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    *,
+    accumulate: int = 1,
+    frozen: tuple[str, ...] = (),
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, StepOutput]]:
     """Returns `train_step(state, batch, base_key)`, which gives the next state and a `StepOutput`.
 
@@ -45,11 +50,12 @@ def make_train_step(
         accumulate: micro-batches that the batch is cut into, to fit into memory. Their gradients are joined
             by `LossOutput.weight`, which makes them the whole batch's masked mean; statistics that depend on
             the batch (BatchNorm's, the count of unused codes) are taken for each micro-batch in turn.
+        frozen: groups of parameters that have no gradient; the optimizer must leave them, too.
     """
 
     def train_step(state: TrainState, batch: Batch, base_key: jax.Array) -> tuple[TrainState, StepOutput]:
         key = jax.random.fold_in(base_key, state.step)
-        output, grads = _loss_and_grads(objective, state, batch, key, accumulate)
+        output, grads = _loss_and_grads(objective, state, batch, key, accumulate, frozen)
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(output.loss) & jnp.isfinite(grad_norm)
 
@@ -90,11 +96,17 @@ def make_eval_step(objective: Objective) -> Callable[[TrainState, Batch, jax.Arr
 
 
 def _loss_and_grads(
-    objective: Objective, state: TrainState, batch: Batch, key: jax.Array, accumulate: int
+    objective: Objective,
+    state: TrainState,
+    batch: Batch,
+    key: jax.Array,
+    accumulate: int,
+    frozen: tuple[str, ...],
 ) -> tuple[LossOutput, Any]:
     """Returns the batch's loss and gradient; `updates` are stacked on a leading axis of micro-batches."""
 
     def scaled_loss(params: Any, model_state: Any, micro: Batch) -> tuple[jax.Array, LossOutput]:
+        params = without_gradient(params, frozen)
         output = objective.loss(params, model_state, micro, key, train=True)
         return output.loss * output.weight, output
 
