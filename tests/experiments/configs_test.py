@@ -1,6 +1,6 @@
 """Every resolved configuration is a text file: a changed default shows in the diff.
 
-To write them anew: `python tests/experiments/configs_test.py`.
+To write them anew: `python -m tests.experiments.configs_test`.
 """
 
 import importlib
@@ -35,7 +35,7 @@ def resolved(name, variant):
 @pytest.mark.parametrize("name, variant", VARIANTS)
 def test_configuration_is_the_golden_one(name, variant):
     golden = (GOLDEN / f"{name}_{variant}.txt").read_text()
-    assert resolved(name, variant) == golden, "write them anew: python tests/experiments/configs_test.py"
+    assert resolved(name, variant) == golden, "write them anew: python -m tests.experiments.configs_test"
 
 
 def test_no_golden_file_is_left_over():

@@ -33,7 +33,9 @@ def test_large_is_the_sum_of_its_layers():
     first = 1500 * 64 * 9 * (512 + 512 * 512 + 512)
     second = 750 * 32 * 9 * 3 * 512 * 512
     linear = 750 * 512 * 32 * 1024
-    assert muq_training_flops(muq_config("large"), 720_000) == 6 * (tokens + first + second + linear)
+    config, front_end = muq_config("large"), first + second + linear
+    assert muq_training_flops(config, 720_000) == 6 * (tokens + front_end)
+    assert muq_training_flops(config, 720_000, frozen_subsampling=True) == 6 * tokens + 2 * front_end
 
 
 def test_mel_rvq_count():

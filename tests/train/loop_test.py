@@ -32,7 +32,9 @@ class Crash(Exception):
 def start(regression, batches_from):
     """Returns a function that runs the stand-in task in a work directory."""
 
-    def run(workdir, config=CONFIG, *, crash_at=None, signal_at=None, broken_steps=(), mesh=(1, 1)):
+    def run(
+        workdir, config=CONFIG, *, optim=OPTIM, crash_at=None, signal_at=None, broken_steps=(), mesh=(1, 1)
+    ):
         class Train(batches_from):
             def __next__(self):
                 batch = super().__next__()
@@ -50,7 +52,7 @@ def start(regression, batches_from):
 
         task = loop.Task(
             objective=regression(),
-            optim=OPTIM,
+            optim=optim,
             train_batches=functools.partial(Train, broken_steps=broken_steps),
             valid_batches=functools.partial(Valid, 0),
             flops_per_step=1e6,
@@ -117,6 +119,15 @@ def test_a_run_that_crashed_goes_on_to_the_same_bits_and_rows(start, whole, tmp_
     assert_equal_trees(state, whole[0])
     for name in ("metrics.jsonl", "nonfinite.jsonl"):
         assert steady(read_rows(tmp_path / name)) == steady(read_rows(whole[1] / name))
+
+
+def test_a_run_with_frozen_parameters_goes_on_to_the_same_bits(start, tmp_path):
+    frozen = dataclasses.replace(OPTIM, frozen=("slope",))
+    undisturbed, _ = start(tmp_path / "whole", optim=frozen)
+    with pytest.raises(Crash):
+        start(tmp_path / "crashed", optim=frozen, crash_at=16)
+    state, _ = start(tmp_path / "crashed", optim=frozen)
+    assert_equal_trees(state, undisturbed)
 
 
 def test_other_intervals_go_on_to_the_same_bits(start, whole, tmp_path):

@@ -1,10 +1,15 @@
+import dataclasses
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 from muq_jax.errors import UserError
-from muq_jax.train.optim import OptimConfig, learning_rate, make_optimizer
+from muq_jax.train.optim import OptimConfig, learning_rate, make_optimizer, without_gradient
+
+DECAYING = OptimConfig(peak_lr=1.0, schedule="constant", weight_decay=0.25)
 
 
 def test_schedule_rises_to_the_peak_and_falls_to_zero():
@@ -69,14 +74,39 @@ def test_updates_follow_the_formulae(config):
 
 
 def test_decay_reaches_every_parameter():
-    config = OptimConfig(peak_lr=1.0, schedule="constant", weight_decay=0.25)
-    optimizer = make_optimizer(config)
+    optimizer = make_optimizer(DECAYING)
     params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2), "scale": jnp.ones(())}
     updates, _ = optimizer.update(
         {k: jnp.zeros_like(v) for k, v in params.items()}, optimizer.init(params), params
     )
     for leaf in updates.values():
         np.testing.assert_allclose(leaf, -0.25)
+
+
+def test_frozen_groups_move_not_even_by_decay():
+    params = {"a": {"kernel": jnp.ones(3)}, "b": {"kernel": jnp.ones(3)}}
+    grads = {"a": {"kernel": jnp.zeros(3)}, "b": {"kernel": jnp.asarray([1.0, -2.0, 3.0])}}
+    optimizer = make_optimizer(dataclasses.replace(DECAYING, frozen=("a",)))
+    state = optimizer.init(params)
+    updates, _ = optimizer.update(grads, state, params)
+    np.testing.assert_array_equal(updates["a"]["kernel"], 0.0)
+    alone = make_optimizer(DECAYING)
+    expected, _ = alone.update({"b": grads["b"]}, alone.init({"b": params["b"]}), {"b": params["b"]})
+    np.testing.assert_array_equal(updates["b"]["kernel"], expected["b"]["kernel"])
+    assert sum(leaf.size for leaf in jax.tree.leaves(state)) == 2 * 3 + 2  # moments of b; two counters
+
+
+def test_frozen_groups_have_no_gradient():
+    params = {"a": jnp.asarray(2.0), "b": jnp.asarray(3.0)}
+    grads = jax.grad(lambda p: (lambda q: q["a"] * q["b"])(without_gradient(p, ("a",))))(params)
+    assert {name: float(g) for name, g in grads.items()} == {"a": 0.0, "b": 2.0}
+
+
+def test_a_frozen_group_that_is_not_there_is_named():
+    with pytest.raises(UserError, match=r"optim\.frozen names 'c'; there are a, b"):
+        without_gradient({"b": jnp.ones(1), "a": jnp.ones(1)}, ("a", "c"))
+    with pytest.raises(UserError, match=r"optim\.frozen names 'c'; there are a"):
+        make_optimizer(OptimConfig(frozen=("c",))).init({"a": jnp.ones(1)})
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +20,7 @@ def train(objective, batches, *, mesh=None, accumulate=1, optim=OPTIM):
     outputs = []
     with jax.set_mesh(mesh):
         state = init_state(objective, optimizer, mesh, jax.random.key(0))
-        step = jax.jit(make_train_step(objective, optimizer, accumulate=accumulate))
+        step = jax.jit(make_train_step(objective, optimizer, accumulate=accumulate, frozen=optim.frozen))
         for batch in batches:
             state, output = step(state, parallel.put_batch(batch, mesh), jax.random.key(1))
             outputs.append(jax.device_get(output))
@@ -70,6 +72,18 @@ def test_accumulation_is_the_whole_batch(regression, batch_of, accumulate):
         np.testing.assert_allclose(a.grad_norm, b.grad_norm, rtol=1e-5)
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), a.metrics, b.metrics)
     assert parts.model_state["batches"] == 5 * accumulate
+
+
+def test_frozen_parameters_stay_and_weigh_nothing_in_the_norm(regression, batch_of):
+    objective, batches = regression(), [batch_of(step) for step in range(3)]
+    _, free_outputs = train(objective, batches[:1])
+    state, outputs = train(objective, batches, optim=dataclasses.replace(OPTIM, frozen=("slope",)))
+    start = objective.init(jax.random.key(0))[0]
+    np.testing.assert_array_equal(state.params["slope"], start["slope"])
+    assert state.params["offset"] != start["offset"]
+    assert state.model_state["batches"] == 3
+    assert outputs[0].loss == free_outputs[0].loss
+    assert 0 < outputs[0].grad_norm < free_outputs[0].grad_norm
 
 
 def test_rows_that_do_not_divide_are_an_error(regression, batch_of):
