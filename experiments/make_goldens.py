@@ -2,163 +2,36 @@
 
     python -m experiments.make_goldens            # in the environment of requirements-torch.txt
 
-The tests that read the goldens need no torch. Weights are not stored: `random_tensors` draws them from their
-names with a generator that numpy has frozen, here and in the tests alike, so that a golden holds inputs and
-outputs only. The tests marked `torch` use `import_original` and `build` for the same comparison at full size.
+The tests that read the goldens need no torch. Weights are not stored: `original.random_tensors` draws them
+from their names with a generator that numpy has frozen, here and in the tests alike, so that a golden holds
+inputs and outputs only. The tests marked `torch` make the same comparison at full size.
 """
 
 import argparse
 import contextlib
 import json
-import sys
-import types
-import zlib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from experiments.original import (
+    Arrays,
+    as_wave,
+    build,
+    build_mulan,
+    import_original,
+    load_random,
+    roberta_config,
+    shapes_of,
+    upstream_config,
+    upstream_mulan_config,
+)
+
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
 SAMPLE_RATE_HZ = 24_000
 MASKED_BLOCK = 9_600  # samples: 400 ms
 MASKED_TOKENS = 10  # of one block at 25 Hz
-
-Arrays = dict[str, np.ndarray]
-
-
-def import_original() -> Any:
-    """Returns the package `muq`, imported beside a CPU build of torch.
-
-    Two of its imports cannot be met there, and neither takes part in what it computes. torchaudio's wheel
-    holds a native extension that is linked with CUDA; muq uses only torchaudio's Python transforms, so the
-    loader is told what a build without the extension would say. From x_clip muq takes one integer, the
-    default vocabulary size of a class that it never builds; the package itself would replace the installed
-    torch.
-    """
-    if "torchaudio" not in sys.modules:
-        loader: Any = types.ModuleType("torchaudio._extension")
-        loader._IS_TORCHAUDIO_EXT_AVAILABLE = False
-        loader._IS_ALIGN_AVAILABLE = False
-        loader._check_cuda_version = lambda: None
-        loader.fail_if_no_align = lambda function: function
-        sys.modules["torchaudio._extension"] = loader
-    if "x_clip" not in sys.modules:
-        package: Any = types.ModuleType("x_clip")
-        package.__path__ = []
-        package.tokenizer = types.ModuleType("x_clip.tokenizer")
-        package.tokenizer.tokenizer = types.SimpleNamespace(vocab_size=49_408)
-        sys.modules["x_clip"] = package
-        sys.modules["x_clip.tokenizer"] = package.tokenizer
-    import muq
-
-    return muq
-
-
-def upstream_config(
-    width: int = 64,
-    layers: int = 2,
-    heads: int = 4,
-    ffn: int = 128,
-    conv: int = 8,
-    books: int = 2,
-    dropout: float = 0.1,
-    **overrides: Any,
-) -> dict[str, Any]:
-    """Upstream's config.json for a MuQ of the given sizes; `upstream_config(1024, 12, 16, 4096, 512, 8)` is
-    MuQ-large."""
-    conformer = dict(
-        activation_dropout=dropout,
-        attention_dropout=dropout,
-        conformer_conv_dropout=dropout,
-        hidden_dropout=dropout,
-        conv_depthwise_kernel_size=31,
-        feat_extract_activation="gelu",
-        hidden_act="swish",
-        hidden_size=width,
-        intermediate_size=ffn,
-        layer_norm_eps=1e-5,
-        layerdrop=0.0,
-        max_source_positions=5000,
-        num_attention_heads=heads,
-        num_conv_pos_embedding_groups=16,
-        num_conv_pos_embeddings=128,
-        num_hidden_layers=layers,
-        position_embeddings_type="rotary",
-        rotary_embedding_base=10_000,
-    )
-    config = dict(
-        label_rate=25,
-        num_codebooks=1,
-        codebook_dim=16,
-        codebook_size=1024 * books,
-        features=["melspec_2048"],
-        hop_length=240,
-        n_mels=128,
-        conv_dim=conv,
-        encoder_dim=width,
-        encoder_depth=layers,
-        mask_hop=0.4,
-        mask_prob=0.6,
-        is_flash=False,
-        stat={"melspec_2048_mean": 6.768444971712967, "melspec_2048_std": 18.417922652295623},
-        w2v2_config=conformer,
-        use_rvq_target=True,
-        rvq_n_codebooks=books,
-        rvq_multi_layer_num=1,
-    )
-    return config | overrides
-
-
-def random_tensors(shapes: Mapping[str, tuple[int, ...]]) -> Arrays:
-    """Weights of a plausible scale for a state dict, each drawn from its own name.
-
-    Running statistics and gains are away from 0 and 1, so that a tensor put in the wrong place shows.
-    """
-    return {name: _random_tensor(name, tuple(shape)) for name, shape in shapes.items()}
-
-
-def _random_tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    if name.endswith("num_batches_tracked"):
-        return np.zeros(shape, np.int64)
-    if name.endswith("stale_counter"):
-        return np.zeros(shape, np.float32)
-    noise = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape)
-    if name.endswith("running_var") or name.endswith(("weight_g", "original0")):
-        array = 1.0 + 0.2 * np.abs(noise)
-    elif "norm.weight" in name or (".bn" in name and name.endswith(".weight")):
-        array = 1.0 + 0.1 * noise
-    elif "codebook" in name:
-        array = noise
-    elif len(shape) == 1:
-        array = 0.1 * noise
-    else:
-        array = noise / np.sqrt(np.prod(shape[1:]))
-    return array.astype(np.float32)
-
-
-def shapes_of(module: Any) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a PyTorch module's state dict, without the constant of the rotary positions."""
-    return {k: tuple(v.shape) for k, v in module.state_dict().items() if not k.endswith("inv_freq")}
-
-
-def load_random(module: Any) -> dict[str, tuple[int, ...]]:
-    """Puts the weights of `random_tensors` into a PyTorch module, in eval mode; returns their shapes."""
-    import torch
-
-    shapes = shapes_of(module)
-    tensors = {name: torch.from_numpy(array) for name, array in random_tensors(shapes).items()}
-    left_out, unknown = module.load_state_dict(tensors, strict=False)
-    assert not unknown and all(name.endswith("inv_freq") for name in left_out)
-    module.eval()
-    return shapes
-
-
-def build(config: dict[str, Any]) -> Any:
-    """The PyTorch MuQ of a configuration, with the weights of `random_tensors`, in eval mode."""
-    model = import_original().MuQ(json.loads(json.dumps(config)))
-    load_random(model)
-    return model
 
 
 def clip(index: int, num_samples: int) -> np.ndarray:
@@ -167,11 +40,6 @@ def clip(index: int, num_samples: int) -> np.ndarray:
 
     wave = toy_music.make_clip(index, seconds=num_samples / SAMPLE_RATE_HZ).wave
     return np.round(wave * 32768).astype(np.int16)
-
-
-def as_wave(pcm: np.ndarray) -> np.ndarray:
-    """float32 samples of a golden's int16 samples; both sides compute exactly this."""
-    return pcm.astype(np.float32) / 32768
 
 
 def mel_golden() -> Arrays:
@@ -352,6 +220,29 @@ def training_golden() -> Arrays:
     }
 
 
+def mulan_golden(audio_layers: int) -> Arrays:
+    """A small MuQ-MuLan's vectors of texts, alone and padded to one batch, and of noise of 3, 7 and 12 s."""
+    import torch
+
+    config = upstream_mulan_config(audio_layers=audio_layers)
+    model = build_mulan(config, upstream_config(), roberta_config())
+    texts = ["0 5 6 7 2", "0 9 8 7 6 5 4 3 2", "0 2"]
+    out: Arrays = {"shapes": _json(shapes_of(model)), "texts": _json(texts)}
+    with torch.no_grad():
+        out["text_padded"] = model(texts=texts).numpy()
+        out["text_alone"] = np.concatenate([model(texts=[text]).numpy() for text in texts])
+        for seconds in (3, 7, 12):
+            wave = torch.from_numpy(noise_wave(seconds))[None]
+            out[f"audio_{seconds}s"] = model(wavs=wave)[0].numpy()
+    return out
+
+
+def noise_wave(seconds: int) -> np.ndarray:
+    """A wave [S] from a generator that numpy has frozen: goldens need not hold it."""
+    noise = np.random.RandomState(seconds).standard_normal(seconds * SAMPLE_RATE_HZ)
+    return (0.1 * noise).astype(np.float32)
+
+
 def mask_blocks(wave: np.ndarray, masked_blocks: np.ndarray, noise: np.ndarray) -> np.ndarray:
     """The wave [B, S] with noise [B, S] in its masked blocks [B, S // 9600]; the tail is never masked."""
     inside = np.repeat(masked_blocks, MASKED_BLOCK, axis=1)
@@ -380,6 +271,8 @@ GOLDENS = {
     "muq_25hz": lambda: features_golden(25),
     "muq_50hz": lambda: features_golden(50),
     "muq_training": training_golden,
+    "mulan": lambda: mulan_golden(0),
+    "mulan_deep": lambda: mulan_golden(2),
 }
 
 

@@ -241,7 +241,7 @@ def _expected_shapes(table: Table, template: Tree) -> dict[str, tuple[int, ...]]
 
 
 def _relayout(array: np.ndarray, source: str, target: str) -> np.ndarray:
-    if not source:
+    if source == target:
         return array
     letters = source.replace("1", "")
     array = array.reshape([size for axis, size in zip(source, array.shape, strict=True) if axis != "1"])

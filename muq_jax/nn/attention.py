@@ -13,12 +13,15 @@ from muq_jax.nn.positions import apply_rotary
 from muq_jax.nn.sharding import constrain_batch
 
 
-def attention_weights(query: Array, key: Array, valid: Array | None = None) -> Array:
-    """Returns softmax(q k / sqrt(K)) over the valid keys, float32 [B, H, T, T]; the last axis sums to one.
+def attention_weights(
+    query: Array, key: Array, valid: Array | None = None, *, scale: float | None = None
+) -> Array:
+    """Returns softmax(scale q k) over the valid keys, float32 [B, H, T, T]; the last axis sums to one.
 
     Args:
         query, key: [B, T, H, K].
         valid: bool [B, T], True for keys that are real; None if all are. A row without any is averaged over.
+        scale: 1 / sqrt(K) by default.
     """
     scores = jnp.einsum(
         "bqhk,bthk->bhqt",
@@ -27,7 +30,7 @@ def attention_weights(query: Array, key: Array, valid: Array | None = None) -> A
         precision=matmul_precision(query.dtype),
         preferred_element_type=jnp.float32,
     )
-    scores = scores / math.sqrt(query.shape[-1])
+    scores = scores / math.sqrt(query.shape[-1]) if scale is None else scores * scale
     if valid is not None:
         scores = jnp.where(valid[:, None, None, :], scores, jnp.finfo(jnp.float32).min)
     return jax.nn.softmax(scores, axis=-1)

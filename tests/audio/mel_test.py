@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from experiments.make_goldens import as_wave
+from experiments.original import as_wave
 from muq_jax.audio.framing import MIN_SAMPLES
 from muq_jax.audio.mel import MelConfig, denormalize, log_mel, normalize
 from muq_jax.audio.mel_numpy import log_mel_numpy
@@ -206,7 +206,7 @@ def test_a_front_end_that_cannot_be_is_refused(fields, message):
 @pytest.mark.parametrize("samples", [1025, 1026, 24_000, 24_000 * 7 + 13, 24_000 * 30])
 @both
 def test_equals_torchaudio(stft, samples):
-    from experiments.make_goldens import import_original
+    from experiments.original import import_original
 
     import_original()
     import torch

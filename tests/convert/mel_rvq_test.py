@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from experiments.make_goldens import random_tensors
+from experiments.original import random_tensors
 from muq_jax.convert import mel_rvq as table
 from muq_jax.convert import rules
 from muq_jax.errors import UserError

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.make_goldens import random_tensors, upstream_config
+from experiments.original import random_tensors, upstream_config
 from muq_jax.convert import muq as table
 from muq_jax.convert import rules
 from muq_jax.errors import UserError

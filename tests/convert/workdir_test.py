@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.make_goldens import random_tensors, upstream_config
+from experiments.original import random_tensors, upstream_config
 from muq_jax import MelRVQ, MuQ
 from muq_jax.checkpoint import Checkpoints
 from muq_jax.convert import mel_rvq as mel_rvq_names

@@ -8,15 +8,8 @@ import json
 import numpy as np
 import pytest
 
-from experiments.make_goldens import (
-    as_wave,
-    book_gaps,
-    build,
-    clip,
-    import_original,
-    load_random,
-    upstream_config,
-)
+from experiments.make_goldens import book_gaps, clip
+from experiments.original import as_wave, build, import_original, load_random, upstream_config
 from muq_jax import MelRVQ, MuQ
 from muq_jax.convert import muq as muq_names
 from muq_jax.convert import rules

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.make_goldens import as_wave, random_tensors
+from experiments.original import as_wave, random_tensors
 from muq_jax.convert import muq as muq_names
 from muq_jax.inference.pretrained import MuQ
 from muq_jax.models.config_json import from_upstream_json

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.make_goldens import random_tensors, upstream_config
+from experiments.original import random_tensors, upstream_config
 from muq_jax.convert import folder as model_folder
 from muq_jax.convert import muq as muq_names
 from muq_jax.convert import rules

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, log_loss
 
-from experiments.make_goldens import MASKED_TOKENS, as_wave, random_tensors
+from experiments.make_goldens import MASKED_TOKENS
+from experiments.original import as_wave, random_tensors
 from muq_jax import parallel
 from muq_jax.audio.mel import MelConfig
 from muq_jax.convert import muq as table

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.make_goldens import as_wave, random_tensors
+from experiments.original import as_wave, random_tensors
 from muq_jax.audio.mel import MelConfig
 from muq_jax.models.mel_rvq import stacked_mel
 from muq_jax.quantize.random_projection import (

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.make_goldens import as_wave, random_tensors
+from experiments.original import as_wave, random_tensors
 from muq_jax import parallel
 from muq_jax.convert import mel_rvq as table
 from muq_jax.errors import UserError
