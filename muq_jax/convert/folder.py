@@ -15,8 +15,14 @@ from muq_jax import __version__
 from muq_jax.convert.reader import CONFIG, INDEX, WEIGHTS, read_json, read_tensors, write_tensors
 from muq_jax.errors import UserError, is_full_disk
 
-CLASSES = {"muq": "MuQ", "mel_rvq": "MelRVQ"}
+CLASSES = {"muq": "MuQ", "mulan": "MuQMuLan", "mel_rvq": "MelRVQ"}
 """The public class of each `model_type`."""
+
+_KEYS = {
+    "muq": {"w2v2_config", "encoder_dim", "conv_dim"},
+    "mulan": {"mulan", "audio_model", "text_model"},
+}
+"""By which upstream's configurations are known."""
 
 CARD = "README.md"
 
@@ -78,11 +84,11 @@ def is_work_directory(folder: Path) -> bool:
 def model_type(config: Mapping[str, Any]) -> str | None:
     """Returns the kind of model that a `config.json` describes; None if that cannot be told.
 
-    Upstream's files do not say; MuQ's are known by their keys.
+    Upstream's files do not say; they are known by their keys.
     """
     if "model_type" in config:
         return config["model_type"]
-    return "muq" if {"w2v2_config", "encoder_dim", "conv_dim"} <= config.keys() else None
+    return next((name for name, keys in _KEYS.items() if keys <= config.keys()), None)
 
 
 def read(folder: Path, *expected: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -114,7 +120,7 @@ def write(
     config: Mapping[str, Any],
     tensors: Mapping[str, np.ndarray],
     digest: str,
-    licence_files: Mapping[str, bytes] | None = None,
+    beside: Mapping[str, bytes] | None = None,
 ) -> None:
     """Writes a model folder beside its place and then moves it there; a model that was there is replaced.
 
@@ -123,7 +129,8 @@ def write(
         config: of `config.json`, with `model_type`.
         tensors: by PyTorch name.
         digest: the `params sha256`, for the card.
-        licence_files: of `licences`; without any, those of the model that is replaced stay.
+        beside: other files by name: a tokenizer, and `licences`, without which those of the model that is
+            replaced stay.
 
     Raises:
         UserError: `folder` holds something that is not a model, or the disk is full.
@@ -142,7 +149,10 @@ def write(
             name=folder.name, model=CLASSES[config["model_type"]], version=__version__, digest=digest
         )
         (unfinished / CARD).write_text(card, encoding="utf-8")
-        for name, text in (licence_files or licences(folder)).items():
+        others = dict(beside or {})
+        if not any(name.startswith("LICENSE") for name in others):
+            others |= licences(folder)
+        for name, text in others.items():
             (unfinished / name).write_bytes(text)
         write_tensors(unfinished / WEIGHTS, tensors)
         for path in unfinished.iterdir():

@@ -14,16 +14,17 @@ MIN_RATE_HZ = 1000
 """No music is sampled below; a lower rate was meant in kHz."""
 
 
-def as_clips(wavs: Any, num_samples: Any, sampling_rate: int, model_rate_hz: int) -> list[np.ndarray]:
-    """Returns the clips of a call as float32 [S] arrays at the model's rate, each of at least 1,025 samples.
-
-    A clip below 1,025 samples, where upstream fails, is padded with zeros.
+def as_clips(
+    wavs: Any, num_samples: Any, sampling_rate: int, model_rate_hz: int, *, pad: bool = True
+) -> list[np.ndarray]:
+    """Returns the clips of a call as float32 [S] arrays at the model's rate.
 
     Args:
         wavs: a float array [B, S], or a sequence of 1-D float arrays of any lengths, in -1 to 1.
         num_samples: valid samples of each clip at the given rate, [B]; None if all are.
         sampling_rate: of `wavs`, in Hz.
         model_rate_hz: what the model hears.
+        pad: with zeros to 1,025 samples, below which upstream fails.
 
     Raises:
         UserError: no clip, a clip without samples, NaN or infinite samples, integers, a wrong shape or rate.
@@ -38,7 +39,8 @@ def as_clips(wavs: Any, num_samples: Any, sampling_rate: int, model_rate_hz: int
         raise UserError("wavs is empty; give at least one clip.")
     lengths = [len(clip) for clip in clips] if num_samples is None else _lengths(num_samples, clips)
     cut = [clip[:length] for clip, length in zip(clips, lengths, strict=True)]
-    return [_clip(i, clip, int(sampling_rate), model_rate_hz) for i, clip in enumerate(cut)]
+    heard = [_clip(i, clip, int(sampling_rate), model_rate_hz) for i, clip in enumerate(cut)]
+    return [np.pad(clip, (0, max(0, MIN_SAMPLES - len(clip)))) if pad else clip for clip in heard]
 
 
 def pad_batch(clips: Sequence[np.ndarray], length: int | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -111,5 +113,4 @@ def _clip(index: int, samples: np.ndarray, sampling_rate: int, model_rate_hz: in
         raise UserError(
             f"clip {index} holds {samples[first]} at sample {first}; expected finite samples in -1 to 1."
         )
-    samples = resample(samples, sampling_rate, model_rate_hz)
-    return np.pad(samples, (0, max(0, MIN_SAMPLES - len(samples))))
+    return resample(samples, sampling_rate, model_rate_hz)

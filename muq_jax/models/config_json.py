@@ -29,7 +29,7 @@ def from_upstream_json(data: dict[str, Any]) -> MuQConfig:
         UserError: it asks for something that this MuQ does not have, or a value is missing or cannot be.
     """
     return fields.build(
-        MuQConfig(), fields.update(_read_upstream_keys(data), _value(data, "muq_jax", dict, {}))
+        MuQConfig(), fields.update(_read_upstream_keys(data), fields.value(data, "muq_jax", dict, {}))
     )
 
 
@@ -96,7 +96,7 @@ def _upstream_keys(config: MuQConfig) -> dict[str, Any]:
 
 def _read_upstream_keys(data: dict[str, Any]) -> dict[str, Any]:
     """Returns the fields of a MuQConfig, as nested dicts, that upstream's keys determine."""
-    value = functools.partial(_value, data)
+    value = functools.partial(fields.value, data)
     fixed = (
         ("features", ["melspec_2048"], ["melspec_2048"]),
         ("w2v2_config.position_embeddings_type", "rotary", None),
@@ -148,14 +148,3 @@ def _read_upstream_keys(data: dict[str, Any]) -> dict[str, Any]:
         "mask_prob": value("mask_prob", float, 0.6),
         "mel_reconstruction_weight": value("recon_loss_ratio", float, 0.0),
     }
-
-
-def _value(data: dict[str, Any], key: str, kind: type, default: Any = None) -> Any:
-    """Returns `data["a"]["b"]` for the key "a.b" of a config.json; the default where it is absent or null."""
-    found: Any = data
-    for part in key.split("."):
-        found = found.get(part) if isinstance(found, dict) else None
-    found = default if found is None else found
-    if found is None:
-        raise UserError(f"config.json: the key {key!r} of a MuQ configuration is missing or null")
-    return fields.checked(f"config.json: {key}", found, kind)

@@ -33,6 +33,21 @@ def checked(name: str, value: Any, kind: Any) -> Any:
     return value
 
 
+def value(data: dict[str, Any], key: str, kind: type, default: Any = None) -> Any:
+    """Returns `data["a"]["b"]` for the key "a.b" of a config.json; the default where it is absent or null.
+
+    Raises:
+        UserError: it is absent and has no default, or is of another kind.
+    """
+    found: Any = data
+    for part in key.split("."):
+        found = found.get(part) if isinstance(found, dict) else None
+    found = default if found is None else found
+    if found is None:
+        raise UserError(f"config.json: the key {key!r} is missing or null")
+    return checked(f"config.json: {key}", found, kind)
+
+
 def as_dict(value: Any) -> Any:
     """Returns a configuration as nested dicts; anything else as it is."""
     return dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value  # type: ignore[arg-type]

@@ -66,23 +66,23 @@ def test_what_this_muq_cannot_do_is_refused():
     relative = {**data, "w2v2_config": {**data["w2v2_config"], "position_embeddings_type": "relative"}}
     with pytest.raises(UserError, match="position_embeddings_type is 'relative'; only 'rotary'"):
         from_upstream_json(relative)
-    with pytest.raises(UserError, match="the key 'encoder_dim' of a MuQ configuration is missing"):
+    with pytest.raises(UserError, match="the key 'encoder_dim' is missing"):
         from_upstream_json({key: value for key, value in data.items() if key != "encoder_dim"})
 
 
 @pytest.mark.parametrize(
     "key, value, message",
     [
-        ("w2v2_config", None, "the key 'w2v2_config.position_embeddings_type' .* is missing or null"),
-        ("w2v2_config", 5, "the key 'w2v2_config.position_embeddings_type' .* is missing or null"),
-        ("stat", None, "the key 'stat.melspec_2048_mean' .* is missing or null"),
+        ("w2v2_config", None, "the key 'w2v2_config.position_embeddings_type' is missing or null"),
+        ("w2v2_config", 5, "the key 'w2v2_config.position_embeddings_type' is missing or null"),
+        ("stat", None, "the key 'stat.melspec_2048_mean' is missing or null"),
         ("stat", {"melspec_2048_mean": "6", "melspec_2048_std": 18.4}, "stat.melspec_2048_mean is '6'"),
         ("label_rate", "25", "config.json: label_rate is '25'; expected a whole number"),
         ("label_rate", 0, r"label_rate must be one of \(25, 50\).*found 0"),
         ("codebook_size", "8192", "config.json: codebook_size is '8192'; expected a whole number"),
         ("codebook_size", 512, "num_books must be at least 1, found 0"),
         ("rvq_n_codebooks", "8", "config.json: rvq_n_codebooks is '8'; expected a whole number"),
-        ("n_mels", None, "the key 'n_mels' of a MuQ configuration is missing or null"),
+        ("n_mels", None, "the key 'n_mels' is missing or null"),
         ("hop_length", 0, "mel.hop_length must be at least 1, found 0"),
         ("recon_loss_ratio", "x", "config.json: recon_loss_ratio is 'x'; expected a number"),
         ("mask_prob", True, "config.json: mask_prob is True; expected a number"),

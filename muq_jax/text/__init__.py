@@ -1,0 +1,1 @@
+"""Text: tokens of a language model, and prompts made of labels."""

@@ -1,0 +1,178 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import muq_jax
+from experiments.make_goldens import noise_wave
+from experiments.original import (
+    random_tensors,
+    upstream_mulan_config,
+)
+from muq_jax.convert.reader import read_tensors, write_tensors
+from muq_jax.errors import UserError
+from muq_jax.models.mulan_json import mulan_from_json, mulan_to_json
+from tests.models.mulan_test import small_config
+from tests.text.conftest import sentencepiece_model, tokenizer_json  # noqa: F401
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+TEXTS = ["a slow piano piece", "欢快的吉他", "heavy metal with distorted guitars and screaming"]
+
+
+@pytest.fixture(scope="module")
+def golden():
+    return np.load(GOLDEN / "mulan.npz")
+
+
+@pytest.fixture(scope="module")
+def folder(golden, tokenizer_json, tmp_path_factory):  # noqa: F811
+    """A model folder with the goldens' weights and a real tokenizer, whose ids the small table has."""
+    path = tmp_path_factory.mktemp("mulan")
+    tensors = random_tensors(json.loads(str(golden["shapes"])))
+    words = "mulan.text.model.embeddings.word_embeddings.weight"
+    tensors[words] = np.resize(tensors[words], (300, 48))
+    described = mulan_to_json(small_config())
+    described["muq_jax"]["roberta"]["vocab_size"] = 300
+    (path / "config.json").write_text(json.dumps(described))
+    (path / "tokenizer.json").write_bytes(tokenizer_json.read_bytes())
+    write_tensors(path / "model.safetensors", tensors)
+    return path
+
+
+@pytest.fixture(scope="module")
+def mulan(folder):
+    return muq_jax.MuQMuLan.from_pretrained(folder)
+
+
+def test_tracks_are_cut_as_upstream_cuts_them(golden, mulan):
+    waves = [noise_wave(seconds) for seconds in (12, 3, 7)]
+    found = mulan(wavs=waves, sampling_rate=24_000)
+    expected = np.stack([golden[f"audio_{seconds}s"] for seconds in (12, 3, 7)])
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+    assert np.linalg.norm(found[0]) < 1  # a mean of two clips
+
+
+def test_a_track_is_heard_as_if_alone(mulan):
+    waves = [noise_wave(seconds) for seconds in (3, 21, 1)]
+    together = mulan.extract_audio_latents(waves, sampling_rate=24_000)
+    alone = [mulan.extract_audio_latents([wave], sampling_rate=24_000)[0] for wave in waves]
+    np.testing.assert_allclose(together, alone, atol=2e-6)
+
+
+def test_padding_of_an_array_is_not_heard(mulan):
+    batch = np.zeros((2, 48_000), np.float32)
+    batch[0], batch[1, :30_000] = noise_wave(2), noise_wave(2)[:30_000]
+    found = mulan(wavs=batch, sampling_rate=24_000, num_samples=[48_000, 30_000])
+    alone = mulan(wavs=[batch[1, :30_000]], sampling_rate=24_000)
+    np.testing.assert_allclose(found[1], alone[0], atol=2e-6)
+
+
+def test_texts_do_not_depend_on_their_batch_unless_asked(mulan):
+    together = mulan(texts=TEXTS)
+    alone = np.concatenate([mulan(texts=[text]) for text in TEXTS])
+    np.testing.assert_allclose(together, alone, atol=2e-6)
+    upstream = mulan(texts=TEXTS, compat="upstream")
+    np.testing.assert_allclose(upstream[2], alone[2], atol=2e-6)  # the longest has no padding
+    assert np.abs(upstream[0] - alone[0]).max() > 0.01
+    np.testing.assert_allclose(mulan(texts=TEXTS[:1], compat="upstream"), alone[:1], atol=2e-6)
+
+
+def test_more_texts_than_are_read_at_a_time(mulan):
+    texts = [f"{text} {i}" for i in range(13) for text in TEXTS]
+    found = mulan(texts=texts)
+    assert found.shape == (39, 32)
+    np.testing.assert_allclose(found[[0, 38]], mulan(texts=[texts[0], texts[38]]), atol=2e-6)
+
+
+def test_a_text_that_is_too_long_is_cut_with_a_warning(mulan):
+    text = "piano " * 60
+    with pytest.warns(UserWarning, match=r"'piano piano.*tokens longer than 38; its end is not read"):
+        found = mulan(texts=[text])
+    assert np.isfinite(found).all()
+
+
+def test_similarity(mulan):
+    audio, text = np.eye(3, 5), np.arange(10.0).reshape(2, 5)
+    np.testing.assert_array_equal(mulan.calc_similarity(audio, text), [[0, 5], [1, 6], [2, 7]])
+    np.testing.assert_array_equal(mulan.calc_similarity(audio[1], text), [1, 6])
+    np.testing.assert_array_equal(mulan.calc_similarity(audio, text[1]), [5, 6, 7])
+    assert mulan.calc_similarity(audio[2], text[1]) == 7
+    with pytest.raises(UserError, match=r"cannot compare shapes \(3, 5\) and \(2, 4\)"):
+        mulan.calc_similarity(audio, text[:, :4])
+
+
+def test_what_is_saved_is_loaded_and_upstreams_own(mulan, folder, tmp_path):
+    mulan.save_pretrained(tmp_path / "saved")
+    again = muq_jax.MuQMuLan.from_pretrained(tmp_path / "saved")
+    np.testing.assert_array_equal(again(texts=TEXTS), mulan(texts=TEXTS))
+    assert again.config == mulan.config
+    was, now = read_tensors(folder), read_tensors(tmp_path / "saved")
+    assert now.keys() - was.keys() == {"mulan.audio.model.model.conformer.embed_positions.inv_freq"}
+    for name, tensor in was.items():
+        np.testing.assert_array_equal(now[name], tensor)
+
+
+def test_mistakes_are_named(mulan, folder, tmp_path):
+    wave = noise_wave(1)
+    for call, message in (
+        (lambda: mulan(), "give either wavs or texts"),
+        (lambda: mulan(wavs=[wave], texts=["x"], sampling_rate=24_000), "give either wavs or texts"),
+        (lambda: mulan(wavs=[wave]), "wavs need sampling_rate"),
+        (lambda: mulan(texts="piano"), "texts is 'piano'; expected a list"),
+        (lambda: mulan(texts=[]), r"texts is \[\]; expected a list"),
+        (lambda: mulan(texts=["a"], compat="x"), "compat is 'x'"),
+        (lambda: mulan(wavs=[wave[:0]], sampling_rate=24_000), "clip 0 has no samples"),
+        (lambda: muq_jax.MuQ.from_pretrained(folder), r"Load it with muq_jax\.MuQMuLan"),
+        (lambda: muq_jax.MuQMuLan.from_pretrained(folder, dtype="int8"), "dtype is 'int8'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            call()
+    mute = muq_jax.MuQMuLan(mulan.config, mulan.variables)
+    with pytest.raises(UserError, match=r"no tokenizer: its folder holds no tokenizer\.json"):
+        mute(texts=["a"])
+
+
+def test_upstreams_configuration_is_read_and_written():
+    upstream = upstream_mulan_config(1024, 768, 0, 768, 8, 8, 64, 512)
+    config = mulan_from_json(upstream)
+    assert config == mulan_from_json({**upstream, "model_type": "mulan"})
+    written = mulan_to_json(config)
+    assert "muq_jax" not in written
+    assert {name: written[name] for name in upstream} == upstream
+
+
+def test_small_towers_survive_the_file():
+    config = small_config(2)
+    assert mulan_from_json(json.loads(json.dumps(mulan_to_json(config)))) == config
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (
+            {"text_model": {"name": "Qwen3", "model_dim": None}},
+            r"text_model\.name is 'Qwen3'; only",
+        ),
+        ({"audio_model": {"name": "m-a-p/MERT-v1-330M"}}, r"audio_model\.name is 'm-a-p/MERT-v1-330M'; only"),
+        ({"text_model": {"name": "xlm-roberta-base", "model_dim": 64}}, "a projection between the two"),
+        ({"mulan": {"dim_latent": "512"}}, "mulan.dim_latent is '512'; expected a whole number"),
+        ({"mulan": {}}, r"the key 'mulan\.dim_latent' is missing or null"),
+        (
+            {"mulan": {"dim_latent": 512, "hierarchical_contrastive_loss": True}},
+            "hierarchical_contrastive_loss is true, which is not supported",
+        ),
+    ],
+)
+def test_a_configuration_that_is_not_this_model_is_refused(change, message):
+    with pytest.raises(UserError, match=message):
+        mulan_from_json({**upstream_mulan_config(1024, 768, 0, 768, 8, 8, 64, 512), **change})
+
+
+def test_weights_of_other_towers_are_refused(golden, folder, tmp_path):
+    """The file names the released towers; the tensors have other sizes."""
+    tensors = random_tensors(json.loads(str(golden["shapes"])))
+    (tmp_path / "config.json").write_text(json.dumps(upstream_mulan_config()))
+    write_tensors(tmp_path / "model.safetensors", tensors)
+    with pytest.raises(UserError, match=r"text_transformer\.width is 48, roberta\.width 768"):
+        muq_jax.MuQMuLan.from_pretrained(tmp_path)
