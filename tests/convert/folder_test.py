@@ -64,8 +64,8 @@ def test_a_model_of_any_form_is_replaced_and_its_licence_stays(tmp_path):
 
 
 def test_the_licence_of_what_is_saved_goes_before_the_one_that_is_there(tmp_path):
-    save(tmp_path / "model", 1.0, licence_files={"LICENSE.md": b"old"})
-    save(tmp_path / "model", 2.0, licence_files={"LICENSE": b"new"})
+    save(tmp_path / "model", 1.0, beside={"LICENSE.md": b"old"})
+    save(tmp_path / "model", 2.0, beside={"LICENSE": b"new"})
     assert model_folder.licences(tmp_path / "model") == {"LICENSE": b"new"}
 
 
@@ -144,5 +144,5 @@ def test_every_file_is_on_the_disk_before_the_swap(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", note)
     monkeypatch.setattr(model_folder, "_swap", check)
-    save(tmp_path / "model", 1.0, licence_files={"LICENSE": b"x"})
+    save(tmp_path / "model", 1.0, beside={"LICENSE": b"x"})
     assert saved_value(tmp_path / "model") == 1
