@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
 
 from muq_jax import __version__
 from muq_jax.convert.reader import CONFIG, INDEX, WEIGHTS, read_json, read_tensors, write_tensors
@@ -160,7 +159,7 @@ def write(
             with path.open("rb+") as file:
                 os.fsync(file.fileno())
         _swap(unfinished, folder)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         size = sum(array.nbytes for array in tensors.values()) / 2**20
         reason = f"the disk is full, {size:.0f} MiB are needed" if is_full_disk(error) else str(error)
         raise UserError(f"{folder} could not be written: {reason}. Nothing was changed there.") from error

@@ -1,21 +1,20 @@
-"""Reads and writes the files of a model folder: config.json and safetensors, whole or sharded."""
+"""Reads and writes the files of a model folder: config.json, and weights in whatever form they came."""
 
 import json
 import os
-import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
+from muq_jax.convert import safetensors_file, torch_file
 from muq_jax.errors import UserError
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+TORCH_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -38,20 +37,57 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def read_tensors(folder: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Every tensor of a model folder by its PyTorch name, in the stored type.
+    """Every tensor of a model folder by its PyTorch name, in the stored type, mapped from the disk.
 
-    Reads `model.safetensors`, or the files that `model.safetensors.index.json` lists.
+    Reads `model.safetensors`, or the files that `model.safetensors.index.json` lists, or else the one file of
+    PyTorch's that is there.
 
     Raises:
-        UserError: no weights in the folder, a listed file or tensor missing, or a file cut short or damaged.
+        UserError: no weights in the folder, more than one file of PyTorch's, a listed file or tensor missing,
+            or a file cut short or damaged.
     """
     folder = Path(folder)
     if (folder / WEIGHTS).is_file():
-        return _read_file(folder / WEIGHTS)
-    if not (folder / INDEX).is_file():
+        return read_file(folder / WEIGHTS)
+    if (folder / INDEX).is_file():
+        return _read_shards(folder)
+    others = sorted(path for path in folder.glob("*") if path.suffix in TORCH_SUFFIXES)
+    if not others:
+        wanted = f"{WEIGHTS}, {INDEX} or a file of PyTorch's ({', '.join(TORCH_SUFFIXES)})"
+        raise UserError(f"{folder} has no {wanted}: it is not a model folder.")
+    if len(others) > 1:
         raise UserError(
-            f"{folder} has neither {WEIGHTS} nor {INDEX}: it is not a model folder.{_other_weights(folder)}"
+            f"{folder} has {' and '.join(path.name for path in others)}, and no {WEIGHTS}; leave one of them."
         )
+    return read_file(others[0])
+
+
+def read_file(path: Path) -> dict[str, np.ndarray]:
+    """Every tensor of one file of weights, safetensors or PyTorch's.
+
+    Raises:
+        UserError: the file is missing, cut short or damaged.
+    """
+    if path.suffix in TORCH_SUFFIXES:
+        return torch_file.read_state_dict(path)
+    try:
+        return safetensors_file.read(path)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist. Download it again.") from None
+    except OSError as error:
+        raise UserError(f"{path} could not be read: {error.strerror}.") from None
+    except ValueError as error:
+        raise UserError(
+            f"{path} is not a whole safetensors file ({error}). Download or export it again."
+        ) from None
+
+
+def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray]) -> None:
+    """Writes one safetensors file that PyTorch reads as its own."""
+    safetensors_file.write(path, tensors)
+
+
+def _read_shards(folder: Path) -> dict[str, np.ndarray]:
     placed = read_json(folder / INDEX).get("weight_map")
     if not isinstance(placed, dict):
         raise UserError(f"{folder / INDEX}: no 'weight_map' (tensor name to file name).")
@@ -61,40 +97,9 @@ def read_tensors(folder: str | os.PathLike[str]) -> dict[str, np.ndarray]:
             raise UserError(
                 f"{folder / INDEX} names the file {file!r}; a plain file name in the folder is expected."
             )
-        tensors |= _read_file(folder / file)
+        tensors |= read_file(folder / file)
     if absent := sorted(set(placed) - set(tensors)):
         raise UserError(
             f"{folder}: {INDEX} lists {len(absent)} tensors that its files lack: {', '.join(absent[:8])}"
         )
     return tensors
-
-
-def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes one safetensors file that PyTorch reads as its own."""
-    save_file({name: np.asarray(array, order="C") for name, array in tensors.items()}, path, {"format": "pt"})
-
-
-def _read_file(path: Path) -> dict[str, np.ndarray]:
-    try:
-        path.open("rb").close()  # safe_open calls a file that it may not read absent
-        with safe_open(path, framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}
-    except FileNotFoundError:
-        raise UserError(
-            f"{path} does not exist, though the index beside it lists it. Download it again."
-        ) from None
-    except PermissionError as error:
-        raise UserError(f"{path} could not be read: {error.strerror}.") from None
-    except (SafetensorError, OSError, struct.error, ValueError) as error:
-        raise UserError(
-            f"{path} is not a whole safetensors file ({error}). Download or export it again."
-        ) from None
-
-
-def _other_weights(folder: Path) -> str:
-    others = sorted(p.name for p in folder.glob("*") if p.suffix in (".bin", ".pt", ".pth", ".ckpt"))
-    return (
-        f" It holds {', '.join(others)}: pickled PyTorch weights, save them as safetensors first."
-        if others
-        else ""
-    )

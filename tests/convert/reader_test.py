@@ -82,9 +82,23 @@ def test_a_damaged_file_is_an_error(tmp_path, damage):
         reader.read_tensors(tmp_path)
 
 
-def test_a_folder_without_safetensors_says_what_it_holds(tmp_path):
-    (tmp_path / "pytorch_model.bin").write_bytes(b"x")
-    with pytest.raises(UserError, match=r"neither.*pytorch_model\.bin"):
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "last.ckpt"])
+def test_pytorchs_own_files(torch_format, tmp_path, name):
+    torch_format(tmp_path / name, TENSORS)
+    assert_equal(reader.read_tensors(tmp_path))
+
+
+def test_safetensors_come_first_and_two_others_are_a_question(torch_format, tmp_path):
+    for name in ("a.pt", "b.pt"):
+        torch_format(tmp_path / name, {"x": np.zeros(1, np.float32)})
+    with pytest.raises(UserError, match=r"has a\.pt and b\.pt, and no model\.safetensors; leave one"):
+        reader.read_tensors(tmp_path)
+    reader.write_tensors(tmp_path / reader.WEIGHTS, TENSORS)
+    assert_equal(reader.read_tensors(tmp_path))
+
+
+def test_a_folder_without_weights_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"has no model\.safetensors.*not a model folder"):
         reader.read_tensors(tmp_path)
 
 
