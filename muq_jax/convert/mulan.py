@@ -102,7 +102,11 @@ def _roberta(there: str, here: str, layers: int) -> list[Rule]:
     found = [
         Rule(f"{embeddings}.word_embeddings.weight", f"params/{here}/words"),
         Rule(f"{embeddings}.position_embeddings.weight", f"params/{here}/positions"),
-        Rule(f"{embeddings}.token_type_embeddings.weight", f"params/{here}/token_type"),
+        Rule(
+            f"{embeddings}.token_type_embeddings.weight",
+            f"params/{here}/token_type",
+            zero_because="XLM-RoBERTa knows one type of token",
+        ),
         *_norm(f"{embeddings}.LayerNorm", f"{here}/norm"),
     ]
     layer, ours = f"{there}.encoder.layer.{{n}}", f"{here}/layers"

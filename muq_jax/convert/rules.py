@@ -7,7 +7,7 @@ a missing tensor.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,12 +36,14 @@ class Rule:
             has, as in `oi1->io`. Empty where both sides hold the same array.
         stack: number of tensors that become one array with a leading axis (the layers of a scan); 0 means one
             tensor.
+        zero_because: why a matrix may hold zeros alone, which otherwise is taken for a damaged file.
     """
 
     torch: str
     path: str
     layout: str = ""
     stack: int = 0
+    zero_because: str = ""
 
     def names(self) -> list[str]:
         """The PyTorch names that this rule reads and writes."""
@@ -100,22 +102,21 @@ class Table:
     unused: tuple[Unused, ...] = ()
 
 
-def from_torch(
+def checked(
     tensors: Mapping[str, np.ndarray], table: Table, template: Tree, source: str = "the weights"
-) -> Tree:
-    """Our variables from a PyTorch state dict.
+) -> Tensors:
+    """The tensors in use of a PyTorch state dict, by the names of the table's rules; nothing is copied.
 
     Args:
-        tensors: name to array, of any float type, with weight norm in any of its spellings.
+        tensors: name to array, of any float type, with weight norm in any of its spellings and what a trainer
+            puts before names.
         table: the model's table.
-        template: variables of the model as arrays or shapes (`jax.eval_shape`); decides shapes and types.
+        template: variables of the model as arrays or shapes (`jax.eval_shape`); decides shapes.
         source: what to call the tensors in an error.
 
-    Returns:
-        Nested dictionaries of numpy arrays with the template's structure.
-
     Raises:
-        UserError: names every tensor that is missing, not in the table, or of another shape.
+        UserError: names every tensor that is missing, not in the table, of another shape, not finite, or a
+            matrix of zeros.
     """
     wanted = _expected_shapes(table, template)
     found = _canonical(tensors, wanted)
@@ -126,17 +127,38 @@ def from_torch(
             problems.append(f"unknown {name} {array.shape}")
         elif expected[0] not in (None, array.shape):
             problems.append(f"{name} has shape {array.shape} where {expected[0]} is expected")
-    if problems:
-        more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-        raise UserError(
-            f"{source}: the tensors do not fit the configuration ({len(problems)} differences): "
-            f"{'; '.join(problems[:_SHOWN])}{more}. Check that config.json belongs to these weights."
-        )
+    _refuse(
+        problems,
+        f"{source}: the tensors do not fit the configuration ({len(problems)} differences): ",
+        "Check that config.json belongs to these weights.",
+    )
+    names = [(rule, name) for rule in table.rules for name in rule.names()]
+    used = {name: found[canonical_name(name)] for _, name in names}
+    _refuse(
+        [
+            problem
+            for rule, name in names
+            if (problem := _impossible(name, used[name], zero_is_fine=bool(rule.zero_because)))
+        ],
+        f"{source}: ",
+        "The file is damaged or was never trained: download or save it again.",
+    )
+    return used
+
+
+def from_torch(
+    tensors: Mapping[str, np.ndarray], table: Table, template: Tree, source: str = "the weights"
+) -> Tree:
+    """Our variables from a PyTorch state dict: nested dictionaries with the template's structure and types.
+
+    Args and errors are those of `checked`.
+    """
+    used = checked(tensors, table, template, source)
     leaves = dict(flatten(template))
     tree: Tree = {}
     for rule in table.rules:
-        arrays = [found[canonical_name(name)] for name in rule.names()]
-        _put(tree, rule.path, rule.to_ours(arrays).astype(leaves[rule.path].dtype))
+        arrays = [used[name] for name in rule.names()]
+        _put(tree, rule.path, rule.to_ours(arrays).astype(leaves[rule.path].dtype, copy=False))
     return tree
 
 
@@ -153,7 +175,9 @@ def to_torch(variables: Tree, table: Table) -> Tensors:
 
 def unused_of(tensors: Mapping[str, np.ndarray], table: Table) -> Tensors:
     """The tensors of a state dict that the table leaves unread; an export of the same model keeps them."""
-    found = {canonical_name(name): np.asarray(array) for name, array in tensors.items()}
+    used = {canonical_name(name) for rule in table.rules for name in rule.names()}
+    spelled = {canonical_name(name): np.asarray(array) for name, array in tensors.items()}
+    found = {name: spelled[theirs] for name, theirs in _without_prefix(spelled, used).items()}
     return {u.torch: found[name] for u in table.unused if (name := canonical_name(u.torch)) in found}
 
 
@@ -215,7 +239,8 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 def _canonical(tensors: Mapping[str, np.ndarray], wanted: Mapping[str, tuple[int, ...]]) -> Tensors:
     """Tensors under canonical names; a folded weight becomes the pair that weight norm would keep of it."""
-    found = {canonical_name(name): np.asarray(tensor) for name, tensor in tensors.items()}
+    spelled = {canonical_name(name): np.asarray(tensor) for name, tensor in tensors.items()}
+    found = {name: spelled[theirs] for name, theirs in _without_prefix(spelled, wanted).items()}
     for name in wanted:
         folded = name.removesuffix("_v")
         if name.endswith(".weight_v") and name not in found and folded in found:
@@ -224,6 +249,39 @@ def _canonical(tensors: Mapping[str, np.ndarray], wanted: Mapping[str, tuple[int
             found[name] = weight
             found[f"{folded}_g"] = np.sqrt(np.sum(weight**2, axis=axes, keepdims=True))
     return found
+
+
+def _impossible(name: str, array: np.ndarray, *, zero_is_fine: bool) -> str:
+    """What no training can have left in a tensor in use; empty if there is no such thing."""
+    if not np.isfinite(array).all():
+        return f"{name} holds NaN or infinity"
+    if array.ndim > 1 and array.size and not zero_is_fine and not array.any():
+        return f"{name} is all zeros"
+    return ""
+
+
+def _refuse(problems: list[str], before: str, what_to_do: str) -> None:
+    if problems:
+        more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        raise UserError(f"{before}{'; '.join(problems[:_SHOWN])}{more}. {what_to_do}")
+
+
+def _without_prefix(names: Collection[str], wanted: Collection[str]) -> dict[str, str]:
+    """The names that a table knows, each with the name that the file gives it.
+
+    Trainers put the attribute that holds the model before every name (`module.` of DistributedDataParallel,
+    `model.` of Lightning); a model's inner module is saved without its own.
+    """
+    if any(name in wanted for name in names):
+        return {name: name for name in names}
+    for name in names:
+        parts = name.split(".")
+        for depth in (1, 2):
+            prefix = ".".join(parts[:depth]) + "."
+            if name.removeprefix(prefix) in wanted:
+                return {n.removeprefix(prefix): n for n in names}
+    lacking = "model." if any(f"model.{name}" in wanted for name in names) else ""
+    return {lacking + name: name for name in names}
 
 
 def _expected_shapes(table: Table, template: Tree) -> dict[str, tuple[int, ...]]:

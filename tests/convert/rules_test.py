@@ -173,3 +173,45 @@ def test_digest_is_over_names_shapes_and_float32_bytes(tensors):
     one = {"a": np.array([[1.0, 2.0]], np.float32)}
     by_hand = hashlib.sha256(b"a [1, 2]\n" + np.array([1, 2], "<f4").tobytes()).hexdigest()
     assert rules.params_sha256(one) == by_hand
+
+
+@pytest.mark.parametrize("prefix", ["model.", "module.", "module.model."])
+def test_what_a_trainer_puts_before_the_names_is_taken_away(tensors, prefix):
+    wrapped = {prefix + name: tensor for name, tensor in tensors.items()} | {f"{prefix}counter": np.array(4)}
+    params = rules.from_torch(wrapped, TABLE, TEMPLATE)["params"]
+    np.testing.assert_array_equal(params["head"]["bias"], tensors["head.bias"])
+    assert rules.unused_of(wrapped, TABLE)["counter"] == 4
+
+
+def test_an_inner_module_saved_without_its_name_is_known(tensors):
+    table = Table(tuple(dataclasses.replace(rule, torch=f"model.{rule.torch}") for rule in TABLE.rules))
+    params = rules.from_torch(tensors, table, TEMPLATE)["params"]
+    np.testing.assert_array_equal(params["head"]["bias"], tensors["head.bias"])
+
+
+def test_one_renamed_tensor_is_no_prefix(tensors):
+    tensors["model.head.bias"] = tensors.pop("head.bias")
+    with pytest.raises(UserError, match=r"missing head\.bias \(2,\); unknown model\.head\.bias \(2,\)"):
+        rules.from_torch(tensors, TABLE, TEMPLATE)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_value_that_is_not_finite_is_refused_with_its_name(tensors, value):
+    tensors["layers.1.conv.weight"][2, 0, 5] = value
+    with pytest.raises(UserError, match=r"file: layers\.1\.conv\.weight holds NaN or infinity\. The file"):
+        rules.from_torch(tensors, TABLE, TEMPLATE, "file")
+
+
+def test_an_unused_tensor_may_hold_anything(tensors):
+    rules.from_torch(tensors | {"constant": np.full(3, np.nan)}, TABLE, TEMPLATE)
+
+
+def test_a_matrix_of_zeros_is_refused_unless_it_has_a_reason(tensors):
+    tensors["head.weight"][:] = 0
+    tensors["head.bias"][:] = 0  # a fresh bias
+    with pytest.raises(UserError, match=r"file: head\.weight is all zeros\. The file"):
+        rules.from_torch(tensors, TABLE, TEMPLATE, "file")
+    excused = [
+        dataclasses.replace(r, zero_because="so") if r.torch == "head.weight" else r for r in TABLE.rules
+    ]
+    rules.from_torch(tensors, Table(tuple(excused), TABLE.unused), TEMPLATE)
