@@ -22,6 +22,7 @@ from muq_jax.errors import UserError
 DONE, FAILED, WRONG_USAGE, SOME_FILES_FAILED, INTERRUPTED = 0, 1, 2, 3, 75
 
 COMMANDS = {
+    "convert": "PyTorch weights or a run to a model folder that both sides load; proved before it is written",
     "info": "configuration, sizes, metrics, health and params sha256 of a model folder or work directory",
     "prepare": "decode, resample and check audio; write shards, a manifest, statistics and a list of rejects",
 }

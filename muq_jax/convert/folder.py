@@ -4,7 +4,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ _KEYS = {
 CARD = "README.md"
 
 _FILES = re.compile(
-    "|".join(map(re.escape, (CONFIG, WEIGHTS, INDEX, CARD, "tokenizer.json")))
+    "|".join(map(re.escape, (CONFIG, WEIGHTS, INDEX, CARD, "tokenizer.json", "conversion.json")))
     + r"|model-\d+-of-\d+\.safetensors|LICENSE.*"
 )
 """What a model folder holds; a folder with anything else is never replaced."""
@@ -40,7 +40,7 @@ tags: [music, audio, feature-extraction]
 
 A {model} written by muq_jax {version}. The licence is the one of the weights and data that it was made from.
 
-    params sha256: {digest}
+{facts}- params sha256: `{digest}`
 
 ```python
 import muq_jax
@@ -120,6 +120,7 @@ def write(
     tensors: Mapping[str, np.ndarray],
     digest: str,
     beside: Mapping[str, bytes] | None = None,
+    facts: Sequence[str] = (),
 ) -> None:
     """Writes a model folder beside its place and then moves it there; a model that was there is replaced.
 
@@ -130,6 +131,7 @@ def write(
         digest: the `params sha256`, for the card.
         beside: other files by name: a tokenizer, and `licences`, without which those of the model that is
             replaced stay.
+        facts: sentences for the card, such as what the model was trained on.
 
     Raises:
         UserError: `folder` holds something that is not a model, or the disk is full.
@@ -145,7 +147,11 @@ def write(
         unfinished.mkdir(parents=True)
         (unfinished / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         card = _CARD.format(
-            name=folder.name, model=CLASSES[config["model_type"]], version=__version__, digest=digest
+            name=folder.name,
+            model=CLASSES[config["model_type"]],
+            version=__version__,
+            digest=digest,
+            facts="".join(f"- {fact}\n" for fact in facts),
         )
         (unfinished / CARD).write_text(card, encoding="utf-8")
         others = dict(beside or {})

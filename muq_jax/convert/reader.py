@@ -47,10 +47,20 @@ def read_tensors(folder: str | os.PathLike[str]) -> dict[str, np.ndarray]:
             or a file cut short or damaged.
     """
     folder = Path(folder)
+    files = weight_files(folder)
+    return _read_shards(folder) if (folder / INDEX) in files else read_file(files[0])
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold a model folder's weights: one file, or an index and the files that it lists.
+
+    Raises:
+        UserError: there is none, or more than one file of PyTorch's.
+    """
     if (folder / WEIGHTS).is_file():
-        return read_file(folder / WEIGHTS)
+        return [folder / WEIGHTS]
     if (folder / INDEX).is_file():
-        return _read_shards(folder)
+        return [folder / INDEX, *(folder / file for file in sorted(set(_placed(folder).values())))]
     others = sorted(path for path in folder.glob("*") if path.suffix in TORCH_SUFFIXES)
     if not others:
         wanted = f"{WEIGHTS}, {INDEX} or a file of PyTorch's ({', '.join(TORCH_SUFFIXES)})"
@@ -59,7 +69,7 @@ def read_tensors(folder: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         raise UserError(
             f"{folder} has {' and '.join(path.name for path in others)}, and no {WEIGHTS}; leave one of them."
         )
-    return read_file(others[0])
+    return others
 
 
 def read_file(path: Path) -> dict[str, np.ndarray]:
@@ -88,18 +98,25 @@ def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray
 
 
 def _read_shards(folder: Path) -> dict[str, np.ndarray]:
-    placed = read_json(folder / INDEX).get("weight_map")
-    if not isinstance(placed, dict):
-        raise UserError(f"{folder / INDEX}: no 'weight_map' (tensor name to file name).")
+    placed = _placed(folder)
     tensors: dict[str, np.ndarray] = {}
     for file in sorted(set(placed.values())):
-        if Path(file).name != file:
-            raise UserError(
-                f"{folder / INDEX} names the file {file!r}; a plain file name in the folder is expected."
-            )
         tensors |= read_file(folder / file)
     if absent := sorted(set(placed) - set(tensors)):
         raise UserError(
             f"{folder}: {INDEX} lists {len(absent)} tensors that its files lack: {', '.join(absent[:8])}"
         )
     return tensors
+
+
+def _placed(folder: Path) -> dict[str, str]:
+    """Which file of a sharded model holds each tensor."""
+    placed = read_json(folder / INDEX).get("weight_map")
+    if not isinstance(placed, dict):
+        raise UserError(f"{folder / INDEX}: no 'weight_map' (tensor name to file name).")
+    for file in placed.values():
+        if not isinstance(file, str) or Path(file).name != file:
+            raise UserError(
+                f"{folder / INDEX} names the file {file!r}; a plain file name in the folder is expected."
+            )
+    return placed

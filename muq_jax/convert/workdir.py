@@ -1,15 +1,51 @@
 """Work directories of `experiments/train.py` as sources of models: their newest whole checkpoint."""
 
+import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from muq_jax import checkpoint
 from muq_jax.convert import mel_rvq as mel_rvq_table
 from muq_jax.convert import muq as muq_table
+from muq_jax.convert.reader import CONFIG, read_json
 from muq_jax.convert.rules import Tensors, Tree, flatten
 from muq_jax.errors import UserError
 from muq_jax.models.config import MelRVQConfig, MuQConfig
 from muq_jax.models.config_json import from_upstream_json, mel_rvq_from_json
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run has trained.
+
+    Attributes:
+        model_type, config, variables: the model.
+        drawn: what else an export of it holds, by PyTorch name: the random projection of its targets.
+        step: of the newest whole checkpoint.
+        facts: sentences for a model's card.
+    """
+
+    model_type: str
+    config: Any
+    variables: Tree
+    drawn: Tensors
+    step: int
+    facts: tuple[str, ...]
+
+
+def read_run(folder: Path) -> Run:
+    """Returns the MuQ or Mel-RVQ that a run has trained.
+
+    Raises:
+        UserError: the run has no whole checkpoint, or trains another kind of model.
+    """
+    step = _newest_step(folder)
+    kind = checkpoint.load_meta(folder, step).get("model", {}).get("model_type")
+    if kind == "mel_rvq":
+        config, variables = read_mel_rvq(folder)
+        return Run(kind, config, variables, {}, step, _facts(folder, step))
+    return Run("muq", *read_muq(folder), step, _facts(folder, step))
 
 
 def read_muq(folder: Path) -> tuple[MuQConfig, Tree, Tensors]:
@@ -46,9 +82,7 @@ def read_mel_rvq(folder: Path) -> tuple[MelRVQConfig, Tree]:
 
 
 def _newest(folder: Path, *expected: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    step = checkpoint.newest_step(folder)
-    if step is None:
-        raise UserError(f"{folder} has no whole checkpoint yet; let the run reach its first one.")
+    step = _newest_step(folder)
     described = checkpoint.load_meta(folder, step).get("model", {})
     found = described.get("model_type")
     if found not in expected:
@@ -63,3 +97,34 @@ def _checked(variables: Tree, template: Tree, folder: Path) -> Tree:
         odd = sorted(path for path in found.keys() | wanted.keys() if found.get(path) != wanted.get(path))
         raise UserError(f"{folder}: the checkpoint does not fit its configuration at {', '.join(odd[:8])}.")
     return variables
+
+
+def _newest_step(folder: Path) -> int:
+    step = checkpoint.newest_step(folder)
+    if step is None:
+        raise UserError(f"{folder} has no whole checkpoint yet; let the run reach its first one.")
+    return step
+
+
+def _facts(folder: Path, step: int) -> tuple[str, ...]:
+    """What a card says of a run: its data, its length and its newest losses."""
+    facts = []
+    if (folder / CONFIG).is_file():
+        data = read_json(folder / CONFIG).get("data", {})
+        source = Path(str(data.get("source"))).name  # a folder's place is its owner's own business
+        clips = f"{data.get('batch_size')} clips of {data.get('crop_seconds')} s"
+        facts.append(f"trained on {source}, {step} steps of {clips}")
+    newest: dict[str, dict[str, Any]] = {}
+    metrics = folder / "metrics.jsonl"
+    for line in metrics.read_text(encoding="utf-8").splitlines() if metrics.is_file() else ():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue  # a line cut short by a kill
+        if row.get("step", step + 1) <= step:
+            newest[row.get("split")] = row
+    for split, name in (("train", "training"), ("valid", "validation")):
+        loss = newest.get(split, {}).get("loss")
+        if loss is not None:
+            facts.append(f"{name} loss {loss:.3f} at step {newest[split]['step']}")
+    return tuple(facts)

@@ -43,6 +43,23 @@ def describe(name: str | os.PathLike[str]) -> str:
     return _describe_run(source) if model_folder.is_work_directory(source) else _describe_folder(source)
 
 
+def ported(destination: str | os.PathLike[str], report: Mapping[str, Any]) -> str:
+    """Returns what `convert.port` has done, in a few lines."""
+    original = report["original"]
+    if not isinstance(original, str):
+        worst = max(original, key=original.get)
+        original = f"{len(original)} activations are the original's, worst {worst}: {original[worst]:.1e}"
+    return "\n".join(
+        [
+            f"{destination}: {report['model_type']}, {report['tensors_in_use']} tensors in use, "
+            f"{len(report['tensors_unread'])} that the original stores and never reads",
+            f"there and back: {report['round_trip']}",
+            f"original: {original}",
+            f"params sha256 {report['params_sha256']}",
+        ]
+    )
+
+
 def _describe_folder(source: Path) -> str:
     kind = model_folder.model_type(read_json(source / CONFIG))
     config, variables, sha256 = _load(source, kind)

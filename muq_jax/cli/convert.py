@@ -1,0 +1,32 @@
+"""`convert SRC DST`."""
+
+import argparse
+
+from muq_jax.cli import DONE
+
+EXAMPLE = "python -m muq_jax convert ~/MuQ-large-msd-iter models/muq-large"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "source",
+        metavar="SRC",
+        help="a folder with config.json and PyTorch weights, a file of weights beside its config.json, or a "
+        "run's work directory",
+    )
+    parser.add_argument("destination", metavar="DST", help="the model folder to write")
+    parser.add_argument("--tokenizer", metavar="FILE", help="tokenizer.json of a MuQ-MuLan's text encoder")
+    parser.add_argument(
+        "--against",
+        metavar="ACTIVATIONS.npz",
+        help="what experiments/record_activations.py recorded of the original; what differs is not written",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from muq_jax.convert.port import port
+    from muq_jax.report.text import ported
+
+    report = port(args.source, args.destination, tokenizer=args.tokenizer, activations=args.against)
+    print(ported(args.destination, report))
+    return DONE

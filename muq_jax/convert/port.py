@@ -1,0 +1,164 @@
+"""Any weights that the tables know, to a model folder that is proved before it is there."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from muq_jax import __version__
+from muq_jax.convert import folder as model_folder
+from muq_jax.convert import rules, verify
+from muq_jax.convert.kinds import KINDS, Kind
+from muq_jax.convert.reader import CONFIG, read_file, read_json, read_tensors, weight_files
+from muq_jax.errors import UserError
+from muq_jax.text.tokenizer import FILE as TOKENIZER
+from muq_jax.text.tokenizer import Tokenizer
+
+REPORT = "conversion.json"
+"""What was converted from what, and how that was proved; beside the weights."""
+
+NOT_COMPARED = "not compared with the original"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Weights to be converted.
+
+    Attributes:
+        kind, config: what they are of.
+        tensors: by PyTorch name, everything that the file holds.
+        described: name and hash of where they came from, for the report.
+        beside: licences and a tokenizer that lay with them, by name.
+        run: what is known of the run that made them, for the card.
+    """
+
+    kind: Kind
+    config: Any
+    tensors: Mapping[str, np.ndarray]
+    described: dict[str, str]
+    beside: dict[str, bytes]
+    run: tuple[str, ...] = ()
+
+
+def port(
+    source: str | os.PathLike[str],
+    destination: str | os.PathLike[str],
+    *,
+    tokenizer: str | os.PathLike[str] | None = None,
+    activations: str | os.PathLike[str] | None = None,
+) -> dict[str, Any]:
+    """Writes a model folder from weights of PyTorch's or from a run, if everything that is checked holds.
+
+    Args:
+        source: a folder with `config.json` and weights, a file of weights with `config.json` beside it, or
+            the work directory of a run.
+        destination: the model folder to write.
+        tokenizer: a `tokenizer.json` for a MuQ-MuLan; by default the one that lies beside the weights.
+        activations: of `experiments/record_activations.py`, to be compared with.
+
+    Returns:
+        The report, which lies as `conversion.json` beside the weights.
+
+    Raises:
+        UserError: the weights cannot be read, do not fit, are damaged, or are not what was recorded; nothing
+            is written.
+    """
+    found = _read(Path(source))
+    if tokenizer is not None:
+        found.beside[TOKENIZER] = _tokenizer(Path(tokenizer), found.config).source
+    table, template = found.kind.table(found.config), found.kind.template(found.config)
+    used = rules.checked(found.tensors, table, template, str(source))
+    if changed := verify.round_trip(used, table):
+        raise UserError(
+            f"{source}: {', '.join(changed[:8])} did not come back the same; nothing was written."
+        )
+    compared = _compare(found, activations)
+    unused = rules.unused_of(found.tensors, table)
+    report = {
+        "model_type": found.kind.name,
+        "muq_jax_version": __version__,
+        "source": found.described,
+        "params_sha256": rules.params_sha256(used),
+        "tensors_in_use": len(used),
+        "tensors_unread": {
+            entry.torch: entry.reason + ("" if entry.torch in unused else "; not in the source")
+            for entry in table.unused
+            if entry.shape is not None
+        },
+        "round_trip": "equal",
+        "original": compared,
+    }
+    whole = rules.complete(dict(used), table, unused)
+    beside = found.beside | {REPORT: (json.dumps(report, indent=2) + "\n").encode()}
+    described = found.kind.write_config(found.config)
+    model_folder.write(destination, described, whole, report["params_sha256"], beside, found.run)
+    return report
+
+
+def _read(source: Path) -> Source:
+    if source.is_file():
+        folder, files, tensors = source.parent, [source], read_file(source)
+    else:
+        folder = model_folder.find(source)
+        if model_folder.is_work_directory(folder):
+            return _read_run(folder)
+        files, tensors = weight_files(folder), read_tensors(folder)
+    data = read_json(folder / CONFIG)
+    name = model_folder.model_type(data)
+    if name not in KINDS:
+        raise UserError(
+            f"{folder / CONFIG} describes {f'a model of type {name!r}' if name else 'an unknown model'}; known "
+            f"are {', '.join(KINDS)}."
+        )
+    config = KINDS[name].read_config(data)
+    beside = model_folder.licences(folder)
+    if (folder / TOKENIZER).is_file():
+        beside[TOKENIZER] = _tokenizer(folder / TOKENIZER, config).source
+    described = {file.name: _sha256(file) for file in files}
+    return Source(KINDS[name], config, tensors, described, beside)
+
+
+def _read_run(folder: Path) -> Source:
+    from muq_jax.convert import workdir  # late: Orbax takes as long to import as JAX
+
+    run = workdir.read_run(folder)
+    kind = KINDS[run.model_type]
+    tensors = rules.to_torch(run.variables, kind.table(run.config)) | run.drawn
+    described = {"run": folder.name, "step": str(run.step)}
+    return Source(kind, run.config, tensors, described, {}, run.facts)
+
+
+def _compare(source: Source, activations: str | os.PathLike[str] | None) -> Any:
+    """What the report says of the original: nothing, or every difference.
+
+    Raises:
+        UserError: something differs by more than its bound.
+    """
+    if activations is None:
+        return NOT_COMPARED
+    table, template = source.kind.table(source.config), source.kind.template(source.config)
+    variables = rules.from_torch(source.tensors, table, template)
+    found = verify.against(activations, source.config, variables)
+    wrong = [f"{d.what}: {d.largest:.1e} (at most {d.bound:.0e})" for d in found if not d.within]
+    if wrong:
+        raise UserError(
+            f"the model is not the one of {activations}: {'; '.join(wrong[:8])}. Nothing was written."
+        )
+    return {difference.what: difference.largest for difference in found}
+
+
+def _tokenizer(path: Path, config: Any) -> Tokenizer:
+    return Tokenizer(path, pad_id=config.roberta.pad_id, vocab_size=config.roberta.vocab_size)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
