@@ -25,6 +25,7 @@ COMMANDS = {
     "convert": "PyTorch weights or a run to a model folder that both sides load; proved before it is written",
     "info": "configuration, sizes, metrics, health and params sha256 of a model folder or work directory",
     "prepare": "decode, resample and check audio; write shards, a manifest, statistics and a list of rejects",
+    "verify": "prove a model folder: every tensor comes back, texts differ, activations are the original's",
 }
 
 PROGRAM = "python -m muq_jax"

@@ -25,8 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from muq_jax.convert.port import port
-    from muq_jax.report.text import ported
+    from muq_jax.report.text import proved
 
     report = port(args.source, args.destination, tokenizer=args.tokenizer, activations=args.against)
-    print(ported(args.destination, report))
+    print(f"{args.destination}: {proved(report)}")
     return DONE

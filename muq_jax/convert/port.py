@@ -15,6 +15,7 @@ from muq_jax.convert import folder as model_folder
 from muq_jax.convert import rules, verify
 from muq_jax.convert.kinds import KINDS, Kind
 from muq_jax.convert.reader import CONFIG, read_file, read_json, read_tensors, weight_files
+from muq_jax.convert.rules import Tensors
 from muq_jax.errors import UserError
 from muq_jax.text.tokenizer import FILE as TOKENIZER
 from muq_jax.text.tokenizer import Tokenizer
@@ -71,13 +72,33 @@ def port(
     found = _read(Path(source))
     if tokenizer is not None:
         found.beside[TOKENIZER] = _tokenizer(Path(tokenizer), found.config).source
+    report, used = _prove(found, str(source), activations)
+    table = found.kind.table(found.config)
+    whole = rules.complete(used, table, rules.unused_of(found.tensors, table))
+    beside = found.beside | {REPORT: (json.dumps(report, indent=2) + "\n").encode()}
+    described = found.kind.write_config(found.config)
+    model_folder.write(destination, described, whole, report["params_sha256"], beside, found.run)
+    return report
+
+
+def prove(
+    source: str | os.PathLike[str], activations: str | os.PathLike[str] | None = None
+) -> dict[str, Any]:
+    """Returns the report that `port` would give, and writes nothing.
+
+    Args and errors are those of `port`.
+    """
+    return _prove(_read(Path(source)), str(source), activations)[0]
+
+
+def _prove(
+    found: Source, name: str, activations: str | os.PathLike[str] | None
+) -> tuple[dict[str, Any], Tensors]:
+    """The report, and the tensors in use."""
     table, template = found.kind.table(found.config), found.kind.template(found.config)
-    used = rules.checked(found.tensors, table, template, str(source))
+    used = rules.checked(found.tensors, table, template, name)
     if changed := verify.round_trip(used, table):
-        raise UserError(
-            f"{source}: {', '.join(changed[:8])} did not come back the same; nothing was written."
-        )
-    compared = _compare(found, activations)
+        raise UserError(f"{name}: {', '.join(changed[:8])} came back changed from our layout.")
     unused = rules.unused_of(found.tensors, table)
     report = {
         "model_type": found.kind.name,
@@ -91,13 +112,9 @@ def port(
             if entry.shape is not None
         },
         "round_trip": "equal",
-        "original": compared,
+        **_by_running(found, name, activations),
     }
-    whole = rules.complete(dict(used), table, unused)
-    beside = found.beside | {REPORT: (json.dumps(report, indent=2) + "\n").encode()}
-    described = found.kind.write_config(found.config)
-    model_folder.write(destination, described, whole, report["params_sha256"], beside, found.run)
-    return report
+    return report, used
 
 
 def _read(source: Path) -> Source:
@@ -112,7 +129,7 @@ def _read(source: Path) -> Source:
     name = model_folder.model_type(data)
     if name not in KINDS:
         raise UserError(
-            f"{folder / CONFIG} describes {f'a model of type {name!r}' if name else 'an unknown model'}; known "
+            f"{folder / CONFIG} describes {f'a model of type {name!r}' if name else 'no known model'}; known "
             f"are {', '.join(KINDS)}."
         )
     config = KINDS[name].read_config(data)
@@ -133,23 +150,29 @@ def _read_run(folder: Path) -> Source:
     return Source(kind, run.config, tensors, described, {}, run.facts)
 
 
-def _compare(source: Source, activations: str | os.PathLike[str] | None) -> Any:
-    """What the report says of the original: nothing, or every difference.
+def _by_running(found: Source, name: str, activations: str | os.PathLike[str] | None) -> dict[str, Any]:
+    """The part of the report for which the model has to run.
 
     Raises:
-        UserError: something differs by more than its bound.
+        UserError: texts have one vector, or something differs from the original by more than its bound.
     """
+    if activations is None and found.kind.name != "mulan":
+        return {"original": NOT_COMPARED}
+    table, template = found.kind.table(found.config), found.kind.template(found.config)
+    variables = rules.from_torch(found.tensors, table, template)
+    report: dict[str, Any] = {}
+    if found.kind.name == "mulan":
+        nearest = verify.nearest_texts(found.config, variables)
+        if not nearest < verify.SAME_TEXT:
+            raise UserError(f"{name}: different texts have a cosine of {nearest:.6f}: a dead text tower.")
+        report["nearest_texts_cosine"] = nearest
     if activations is None:
-        return NOT_COMPARED
-    table, template = source.kind.table(source.config), source.kind.template(source.config)
-    variables = rules.from_torch(source.tensors, table, template)
-    found = verify.against(activations, source.config, variables)
-    wrong = [f"{d.what}: {d.largest:.1e} (at most {d.bound:.0e})" for d in found if not d.within]
+        return report | {"original": NOT_COMPARED}
+    differences = verify.against(activations, found.config, variables)
+    wrong = [f"{d.what}: {d.largest:.1e} (at most {d.bound:.0e})" for d in differences if not d.within]
     if wrong:
-        raise UserError(
-            f"the model is not the one of {activations}: {'; '.join(wrong[:8])}. Nothing was written."
-        )
-    return {difference.what: difference.largest for difference in found}
+        raise UserError(f"{name} is not the model of {activations}: {'; '.join(wrong[:8])}.")
+    return report | {"original": {difference.what: difference.largest for difference in differences}}
 
 
 def _tokenizer(path: Path, config: Any) -> Tokenizer:

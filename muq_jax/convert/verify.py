@@ -18,6 +18,9 @@ from muq_jax.models.muq import MuQModel, MuQOutput
 LAYER_BOUND = 1e-4
 """How far a hidden state may be from the original's, over the RMS of its layer, in float32."""
 
+SAME_TEXT = 0.999
+"""A cosine from which on two texts count as having one vector."""
+
 LATENT_BOUND = 2e-5
 """How far a unit vector may be from the original's."""
 
@@ -49,6 +52,18 @@ def round_trip(used: Tensors, table: Table) -> list[str]:
         back = rule.to_torch(rule.to_ours(there))
         changed += [n for n, a, b in zip(rule.names(), there, back, strict=True) if not np.array_equal(a, b)]
     return changed
+
+
+def nearest_texts(config: MuLanConfig, variables: Tree) -> float:
+    """Returns the largest cosine between vectors of different texts; near 1 the text tower is dead.
+
+    A published port of another model once gave every prompt nearly the same vector. The texts are drawn token
+    ids, so that no tokenizer is needed.
+    """
+    size, longest = config.roberta.vocab_size, min(8, config.roberta.max_tokens)
+    ids = np.random.default_rng(0).integers(config.roberta.pad_id + 1, size, (6, longest))
+    vectors = np.asarray(TextTower(config).apply({"params": variables["params"]["text"]}, jnp.asarray(ids)))
+    return float((vectors @ vectors.T)[~np.eye(len(vectors), dtype=bool)].max())
 
 
 def against(recorded: str | os.PathLike[str], config: Any, variables: Tree) -> list[Difference]:

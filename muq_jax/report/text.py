@@ -43,21 +43,21 @@ def describe(name: str | os.PathLike[str]) -> str:
     return _describe_run(source) if model_folder.is_work_directory(source) else _describe_folder(source)
 
 
-def ported(destination: str | os.PathLike[str], report: Mapping[str, Any]) -> str:
-    """Returns what `convert.port` has done, in a few lines."""
-    original = report["original"]
-    if not isinstance(original, str):
-        worst = max(original, key=original.get)
-        original = f"{len(original)} activations are the original's, worst {worst}: {original[worst]:.1e}"
-    return "\n".join(
-        [
-            f"{destination}: {report['model_type']}, {report['tensors_in_use']} tensors in use, "
-            f"{len(report['tensors_unread'])} that the original stores and never reads",
-            f"there and back: {report['round_trip']}",
-            f"original: {original}",
-            f"params sha256 {report['params_sha256']}",
-        ]
-    )
+def proved(report: Mapping[str, Any]) -> str:
+    """Returns a report of `convert.port` in a few lines, layer by layer where the original was compared."""
+    original, texts = report["original"], report.get("nearest_texts_cosine")
+    lines = [
+        f"{report['model_type']}, {report['tensors_in_use']} tensors in use, "
+        f"{len(report['tensors_unread'])} that the original stores and never reads",
+        f"there and back: {report['round_trip']}",
+    ]
+    if texts is not None:
+        lines.append(f"different texts: cosine at most {texts:.3f}")
+    if isinstance(original, str):
+        lines.append(f"original: {original}")
+    else:
+        lines += [f"original: {what}: {largest:.1e}" for what, largest in original.items()]
+    return "\n".join([*lines, f"params sha256 {report['params_sha256']}"])
 
 
 def _describe_folder(source: Path) -> str:

@@ -117,7 +117,7 @@ def test_another_models_activations_stop_it(source, tmp_path):
     states = hidden(source, noise_wave(1))[:, 0]
     states[1, 3, 5] += 0.1
     record(tmp_path / "other.npz", source, hidden_noise=states)
-    with pytest.raises(UserError, match=r"noise, layer 1: .*at most 1e-04.*Nothing was written"):
+    with pytest.raises(UserError, match=r"noise, layer 1: .*at most 1e-04"):
         port(source, tmp_path / "model", activations=tmp_path / "other.npz")
     assert not (tmp_path / "model").exists()
     record(tmp_path / "kind.npz", source, model_type="mulan")
@@ -160,6 +160,18 @@ def test_a_mulan_takes_its_tokenizer_along(folder, tokenizer_json, tmp_path):  #
     assert (tmp_path / "b/tokenizer.json").read_bytes() == tokenizer_json.read_bytes()
 
 
+def test_a_dead_text_tower_is_refused(folder, tmp_path):  # noqa: F811
+    assert 0 < port(folder, tmp_path / "alive")["nearest_texts_cosine"] < 0.99
+    tensors = {name: tensor.copy() for name, tensor in read_tensors(folder).items()}
+    tensors["mulan.text_to_latents.weight"] *= 1e-6
+    (tmp_path / "dead").mkdir()
+    (tmp_path / "dead/config.json").write_bytes((folder / "config.json").read_bytes())
+    write_tensors(tmp_path / "dead/model.safetensors", tensors)
+    with pytest.raises(UserError, match=r"different texts have a cosine of 1\.0+: a dead text tower"):
+        port(tmp_path / "dead", tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
 def test_what_is_no_model_is_named(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     (tmp_path / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
@@ -174,6 +186,8 @@ def test_the_command(source, tmp_path, capsys):
     record(tmp_path / "same.npz", source)
     against = ["--against", str(tmp_path / "same.npz")]
     assert main(["convert", str(source), str(tmp_path / "model"), *against]) == 0
-    assert "original: 3 activations are the original's, worst noise, layer" in capsys.readouterr().out
+    assert "\noriginal: noise, layer 2: " in capsys.readouterr().out
+    assert main(["verify", str(tmp_path / "model"), *against]) == 0
+    assert "\noriginal: noise, layer 2: " in capsys.readouterr().out
     assert main(["convert", str(Path(tmp_path / "none")), str(tmp_path / "model")]) == 1
     assert "There is no folder" in capsys.readouterr().err
