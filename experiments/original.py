@@ -146,9 +146,25 @@ def load_random(module: Any) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def load(module: Any, tensors: Mapping[str, np.ndarray]) -> Any:
+    """Returns a PyTorch module with these weights, every one of them, in eval mode."""
+    import torch
+
+    copies = {name: torch.from_numpy(np.array(array)) for name, array in tensors.items()}
+    module.load_state_dict(copies, strict=True)
+    return module.eval()
+
+
+def make_muq(config: dict[str, Any]) -> Any:
+    """The PyTorch MuQ of a configuration, with PyTorch's own initialisation."""
+    ours = ("model_type", "muq_jax_version", "muq_jax")  # upstream's loader drops them, its class does not
+    upstream = {key: value for key, value in config.items() if key not in ours}
+    return import_original().MuQ(json.loads(json.dumps(upstream)))
+
+
 def build(config: dict[str, Any]) -> Any:
     """The PyTorch MuQ of a configuration, with the weights of `random_tensors`, in eval mode."""
-    model = import_original().MuQ(json.loads(json.dumps(config)))
+    model = make_muq(config)
     load_random(model)
     return model
 
@@ -205,8 +221,8 @@ def roberta_config(
     )
 
 
-def build_mulan(config: dict[str, Any], muq: dict[str, Any], roberta: dict[str, Any]) -> Any:
-    """The PyTorch MuQMuLan of these configurations, with the weights of `random_tensors`, in eval mode.
+def make_mulan(config: dict[str, Any], muq: dict[str, Any], roberta: dict[str, Any]) -> Any:
+    """The PyTorch MuQMuLan of these configurations, with PyTorch's own initialisation.
 
     Its constructor would fetch two released models; it is given towers of these sizes instead. Its texts are
     space-separated token ids.
@@ -222,15 +238,21 @@ def build_mulan(config: dict[str, Any], muq: dict[str, Any], roberta: dict[str, 
         return BatchEncoding(dict(input_ids=ids, attention_mask=(ids != pad).long()))
 
     towers = {
-        original.MuQ: lambda *_, **__: original.MuQ(json.loads(json.dumps(muq))),
+        original.MuQ: lambda *_, **__: make_muq(muq),
         XLMRobertaModel: lambda *_, **__: XLMRobertaModel(XLMRobertaConfig(**roberta)),
     }
     with contextlib.ExitStack() as stack:
         for owner, make in towers.items():
             stack.enter_context(mock.patch.object(owner, "from_pretrained", make))
         model = original.MuQMuLan(config)
-    load_random(model)
     model.mulan.text._tokenizer = tokenizer
+    return model
+
+
+def build_mulan(config: dict[str, Any], muq: dict[str, Any], roberta: dict[str, Any]) -> Any:
+    """The PyTorch MuQMuLan of these configurations, with the weights of `random_tensors`, in eval mode."""
+    model = make_mulan(config, muq, roberta)
+    load_random(model)
     return model
 
 

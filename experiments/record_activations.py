@@ -1,0 +1,98 @@
+"""Records what the PyTorch original computes from a folder of weights, to be held against ours.
+
+    python -m experiments.record_activations FOLDER activations.npz [--seconds 1 7.77] [--audio FILE ...]
+    python -m muq_jax convert FOLDER models/muq --against activations.npz
+
+In the environment of requirements-torch.txt. FOLDER holds upstream's `config.json` and weights. Of a MuQ
+every hidden state is recorded, of a MuQ-MuLan the vectors of audio and of token ids. The audio is noise from
+a generator that numpy has frozen, and `--audio`.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.original import Arrays, load, make_mulan, make_muq, roberta_config
+from muq_jax.audio.decode import SAMPLE_RATE_HZ, load_audio
+from muq_jax.convert import folder as model_folder
+from muq_jax.convert.reader import CONFIG, read_json, read_tensors
+from muq_jax.models.config_json import to_upstream_json
+from muq_jax.models.mulan_json import mulan_from_json
+
+TEXTS = {"short": [0, 5, 6, 7, 2], "long": [0, *range(10, 29), 2]}
+"""Token ids that every vocabulary has."""
+
+
+def waves(seconds: list[float], files: list[Path], max_seconds: float) -> Arrays:
+    """Waves [S] by name: noise of these lengths, and the start of each file."""
+    found = {
+        f"noise_{length:g}s": (0.1 * np.random.RandomState(0).standard_normal(round(length * SAMPLE_RATE_HZ)))
+        for length in seconds
+    }
+    found |= {path.stem: load_audio(path)[: round(max_seconds * SAMPLE_RATE_HZ)] for path in files}
+    return {name: wave.astype(np.float32) for name, wave in found.items()}
+
+
+def record_muq(model: Any, heard: Arrays) -> Arrays:
+    """Hidden states [L + 1, T, D] of a PyTorch MuQ."""
+    import torch
+
+    out: Arrays = {"model_type": np.array("muq")}
+    for name, wave in heard.items():
+        with torch.no_grad():
+            hidden = model(torch.from_numpy(wave)[None], output_hidden_states=True).hidden_states
+        out |= {f"wave_{name}": wave, f"hidden_{name}": np.stack([h[0].numpy() for h in hidden])}
+    return out
+
+
+def record_mulan(model: Any, heard: Arrays) -> Arrays:
+    """Unit vectors of clips and of token ids of a PyTorch MuQMuLan."""
+    import torch
+
+    out: Arrays = {"model_type": np.array("mulan")}
+    with torch.no_grad():
+        for name, wave in heard.items():
+            vector = model.mulan.get_audio_latents(torch.from_numpy(wave)[None])[0].numpy()
+            out |= {f"wave_{name}": wave, f"audio_{name}": vector}
+        for name, ids in TEXTS.items():
+            vector = model(texts=[" ".join(map(str, ids))])[0].numpy()
+            out |= {f"ids_{name}": np.array(ids, np.int32), f"text_{name}": vector}
+    return out
+
+
+def _mulan(config: dict[str, Any]) -> Any:
+    """The PyTorch MuQMuLan whose encoders have the sizes that our reading of its config.json gives them."""
+    sizes = mulan_from_json(config)
+    text = sizes.roberta
+    roberta = roberta_config(
+        text.vocab_size, text.width, text.num_layers, text.num_heads, text.ffn_width, text.num_positions
+    )
+    names = ("mulan", "audio_model", "text_model", "audio_transformer", "text_transformer")
+    upstream = {name: config[name] for name in names}
+    return make_mulan(upstream, to_upstream_json(sizes.muq), roberta)
+
+
+def main() -> None:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--seconds", type=float, nargs="*", default=[1.0, 7.77], help="of noise")
+    parser.add_argument("--audio", type=Path, nargs="*", default=[], help="files")
+    parser.add_argument("--max_seconds", type=float, default=10.0, help="of each file")
+    args = parser.parse_args()
+    config, tensors = read_json(args.folder / CONFIG), read_tensors(args.folder)
+    heard = waves(args.seconds, args.audio, args.max_seconds)
+    if model_folder.model_type(config) == "mulan":
+        recorded = record_mulan(load(_mulan(config), tensors), heard)
+    else:
+        recorded = record_muq(load(make_muq(config), tensors), heard)
+    np.savez(args.out, **recorded)  # type: ignore[arg-type]
+    print(f"{args.out}: {json.dumps(sorted(heard))}")
+
+
+if __name__ == "__main__":
+    main()
