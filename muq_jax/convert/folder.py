@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from muq_jax import __version__
+from muq_jax.convert import hub
 from muq_jax.convert.reader import CONFIG, INDEX, WEIGHTS, read_json, read_tensors, write_tensors
 from muq_jax.errors import UserError, is_full_disk
 
@@ -50,11 +51,21 @@ model = muq_jax.{model}.from_pretrained("{name}")
 """
 
 
-def find(folder_or_hub_id: str | os.PathLike[str]) -> Path:
-    """Returns the folder of that name.
+def find(
+    folder_or_hub_id: str | os.PathLike[str],
+    *,
+    cache_dir: str | os.PathLike[str] | None = None,
+    revision: str | None = None,
+    local_files_only: bool = False,
+) -> Path:
+    """Returns the folder of that name or, where there is none, the one of that model on the hub.
+
+    Args:
+        folder_or_hub_id: a folder, which never touches the network, or `owner/name`.
+        cache_dir, revision, local_files_only: of `hub.fetch`.
 
     Raises:
-        UserError: there is none; says what to do about a hub id, or about a save that was killed.
+        UserError: there is neither; says what to do, also about a save that was killed.
     """
     path = Path(folder_or_hub_id)
     if path.is_dir():
@@ -68,10 +79,7 @@ def find(folder_or_hub_id: str | os.PathLike[str]) -> Path:
         raise UserError(f"{path} is a file; give the folder that holds {CONFIG} and {WEIGHTS}.")
     text = os.fspath(folder_or_hub_id)
     if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", text):
-        raise UserError(
-            f"There is no folder {text}. If it is a model on the Hugging Face hub, download it first "
-            f"(`hf download {text} --local-dir {text}`) and run this again where the folder {text} lies."
-        )
+        return hub.fetch(text, cache_dir=cache_dir, revision=revision, local_files_only=local_files_only)
     raise UserError(f"There is no folder {text}. Give a model folder, with {CONFIG} and {WEIGHTS}.")
 
 

@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from muq_jax.convert import folder as model_folder
+from muq_jax.convert import hub, rules
 from muq_jax.convert import mulan as mulan_names
-from muq_jax.convert import rules
 from muq_jax.errors import UserError
 from muq_jax.inference.pretrained import COMPATS, DTYPES
 from muq_jax.inference.waves import as_clips, pad_batch
@@ -86,16 +86,20 @@ class MuQMuLan:
         """Loads a MuQ-MuLan from a model folder.
 
         Args:
-            folder_or_hub_id: a folder with `config.json` and the weights, upstream's or ours.
+            folder_or_hub_id: a folder with `config.json` and the weights, upstream's or ours, or an id on the
+                hub.
             tokenizer: a `tokenizer.json`; without it, the one in the folder, if there is one.
             dtype: as for `MuQMuLan`.
-            cache_dir, revision, local_files_only: for the hub; a folder is read as it is, whatever they say.
+            cache_dir, revision, local_files_only: of `convert.hub.fetch`; a folder is read as it is, and
+                never touches the network.
 
         Raises:
             UserError: no such folder, another kind of model, weights that do not fit the configuration, or
                 another model's tokenizer.
         """
-        source = model_folder.find(folder_or_hub_id)
+        source = model_folder.find(
+            folder_or_hub_id, cache_dir=cache_dir, revision=revision, local_files_only=local_files_only
+        )
         data, tensors = model_folder.read(source, "mulan")
         config = mulan_from_json(data)
         path = tokenizer or (source / TOKENIZER if (source / TOKENIZER).is_file() else None)
@@ -238,6 +242,10 @@ class MuQMuLan:
         beside = dict(self._licences) | ({TOKENIZER: self.tokenizer.source} if self.tokenizer else {})
         described, digest = mulan_to_json(self.config), rules.params_sha256(tensors)
         model_folder.write(folder, described, whole, digest, beside)
+
+    def push_to_hub(self, repo_id: str, *, private: bool = True, revision: str | None = None) -> str:
+        """Uploads the model to the Hugging Face hub and returns its address; as `convert.hub.push`."""
+        return hub.push(self, repo_id, private=private, revision=revision)
 
 
 @partial(jax.jit, static_argnums=0)

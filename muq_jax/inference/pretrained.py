@@ -18,9 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from muq_jax.convert import folder as model_folder
+from muq_jax.convert import hub, rules
 from muq_jax.convert import mel_rvq as mel_rvq_names
 from muq_jax.convert import muq as muq_names
-from muq_jax.convert import rules
 from muq_jax.errors import UserError
 from muq_jax.inference.waves import as_clips, bucket, is_integer, pad_batch
 from muq_jax.inference.windows import Window, plan, window_tokens
@@ -105,15 +105,17 @@ class MuQ:
 
         Args:
             folder_or_hub_id: a folder with `config.json` and safetensors, upstream's or ours, or the work
-                directory of a run, of which the newest whole checkpoint is taken. The error for the id of a
-                model on the hub says how to download its folder.
+                directory of a run, of which the newest whole checkpoint is taken; or a model's id on the hub.
             dtype: as for `MuQ`.
-            cache_dir, revision, local_files_only: for the hub; a folder is read as it is, whatever they say.
+            cache_dir, revision, local_files_only: of `convert.hub.fetch`; a folder is read as it is, and
+                never touches the network.
 
         Raises:
             UserError: no such folder, another kind of model, or weights that do not fit the configuration.
         """
-        source = model_folder.find(folder_or_hub_id)
+        source = model_folder.find(
+            folder_or_hub_id, cache_dir=cache_dir, revision=revision, local_files_only=local_files_only
+        )
         if model_folder.is_work_directory(source):
             config, variables, drawn = _workdir().read_muq(source)
             muq = cls(config, variables, dtype=dtype)
@@ -223,6 +225,10 @@ class MuQ:
         described, digest = to_upstream_json(self.config), rules.params_sha256(tensors)
         model_folder.write(folder, described, whole, digest, self._licences)
 
+    def push_to_hub(self, repo_id: str, *, private: bool = True, revision: str | None = None) -> str:
+        """Uploads the model to the Hugging Face hub and returns its address; as `convert.hub.push`."""
+        return hub.push(self, repo_id, private=private, revision=revision)
+
     def _layer_numbers(self, layers: str | int | Sequence[int]) -> tuple[int, ...]:
         last = self.config.conformer.num_layers
         if isinstance(layers, str):
@@ -297,13 +303,16 @@ class MelRVQ:
 
         Args:
             folder_or_hub_id: the folder; as for `MuQ.from_pretrained`.
-            cache_dir, revision, local_files_only: for the hub; a folder is read as it is, whatever they say.
+            cache_dir, revision, local_files_only: of `convert.hub.fetch`; a folder is read as it is, and
+                never touches the network.
 
         Raises:
             UserError: no such folder, a model that carries none, or weights that do not fit the
                 configuration.
         """
-        source = model_folder.find(folder_or_hub_id)
+        source = model_folder.find(
+            folder_or_hub_id, cache_dir=cache_dir, revision=revision, local_files_only=local_files_only
+        )
         if model_folder.is_work_directory(source):
             return cls(*_workdir().read_mel_rvq(source))
         data, tensors = model_folder.read(source, "mel_rvq", "muq")
@@ -362,6 +371,10 @@ class MelRVQ:
         tensors = mel_rvq_names.to_torch_names(self.variables, self.config)
         described, digest = mel_rvq_to_json(self.config), rules.params_sha256(tensors)
         model_folder.write(folder, described, tensors, digest, self._licences)
+
+    def push_to_hub(self, repo_id: str, *, private: bool = True, revision: str | None = None) -> str:
+        """Uploads the model to the Hugging Face hub and returns its address; as `convert.hub.push`."""
+        return hub.push(self, repo_id, private=private, revision=revision)
 
 
 # Compiled functions are shared: another model of the same configuration compiles nothing.

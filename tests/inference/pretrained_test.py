@@ -297,7 +297,7 @@ def test_a_full_disk_leaves_the_old_model_whole(muq, tmp_path, monkeypatch):
 
 def test_what_is_no_model_folder_is_named(muq, tmp_path):
     with pytest.raises(UserError, match="hf download OpenMuQ/MuQ-large-msd-iter"):
-        MuQ.from_pretrained("OpenMuQ/MuQ-large-msd-iter")
+        MuQ.from_pretrained("OpenMuQ/MuQ-large-msd-iter", cache_dir=tmp_path, local_files_only=True)
     with pytest.raises(UserError, match="There is no folder"):
         MuQ.from_pretrained(tmp_path / "absent")
     (tmp_path / "file").write_text("")
