@@ -51,8 +51,8 @@ def fetch(
         looked = where if local_files_only else f"{where} and on the hub"
         raise UserError(
             f"There is no folder {repo_id}, and the model could not be had from the Hugging Face hub: looked "
-            f"for {asked} in {looked}; {_first_line(error)} Check the name, the network and, for a gated model, "
-            "HF_TOKEN; or download it elsewhere "
+            f"for {asked} in {looked}; {_first_line(error)} Check the name, the network and, for a gated "
+            "model, HF_TOKEN; or download it elsewhere "
             f"(hf download {repo_id} --local-dir FOLDER) and give FOLDER."
         ) from error
     if not any(path for pattern in ("*.safetensors", *PICKLES) for path in folder.glob(pattern)):
@@ -93,8 +93,8 @@ def push(model: Saveable, repo_id: str, *, private: bool = True, revision: str |
         raise
     except Exception as error:  # as above
         raise UserError(
-            f"{repo_id} could not be written on the Hugging Face hub; {_first_line(error)} Log in with `hf auth "
-            "login`, or set HF_TOKEN."
+            f"{repo_id} could not be written on the Hugging Face hub; {_first_line(error)} Log in with "
+            "`hf auth login`, or set HF_TOKEN."
         ) from error
     return f"{api.endpoint}/{repo_id}"
 
