@@ -13,8 +13,8 @@ r"""MuQ: predict the Mel-RVQ codes of masked audio (MuQ, arXiv 2501.01108).
 Without `targets.rvq`, `smoke` and `tiny` fit a Mel-RVQ on the same data first, in WORKDIR/mel_rvq.
 
 `tiny` learns at 3e-4, without dropout, and its front end stays as it was initialised (`optim.frozen`): a step
-then takes 0.6 of the time at nearly the same loss, and the pitch of low notes is not lost in the first hour, as
-it is where the front end is trained. `--config.optim.frozen="()"` trains it.
+then takes 0.6 of the time at nearly the same loss, and the pitch of low notes is not lost in the first hour,
+as it is where the front end is trained. `--config.optim.frozen="()"` trains it.
 
 Expected: the cross-entropy starts at chance (ln 1,024 = 6.93), passes the code frequencies' within 200 steps
 and goes on falling below it: `tiny` on 16 h of music ends at 4.82 on validation, the frequencies alone are at

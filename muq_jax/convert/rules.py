@@ -158,7 +158,8 @@ def from_torch(
     tree: Tree = {}
     for rule in table.rules:
         arrays = [used[name] for name in rule.names()]
-        _put(tree, rule.path, rule.to_ours(arrays).astype(leaves[rule.path].dtype, copy=False))
+        # Copied: a mapped file may be written to, or end, under a model that is in use.
+        _put(tree, rule.path, np.array(rule.to_ours(arrays), leaves[rule.path].dtype, order="C"))
     return tree
 
 
@@ -178,7 +179,9 @@ def unused_of(tensors: Mapping[str, np.ndarray], table: Table) -> Tensors:
     used = {canonical_name(name) for rule in table.rules for name in rule.names()}
     spelled = {canonical_name(name): np.asarray(array) for name, array in tensors.items()}
     found = {name: spelled[theirs] for name, theirs in _without_prefix(spelled, used).items()}
-    return {u.torch: found[name] for u in table.unused if (name := canonical_name(u.torch)) in found}
+    return {
+        u.torch: np.array(found[name]) for u in table.unused if (name := canonical_name(u.torch)) in found
+    }
 
 
 def complete(tensors: Tensors, table: Table, unused: Mapping[str, np.ndarray] | None = None) -> Tensors:

@@ -366,3 +366,12 @@ def test_a_mel_rvq_of_other_sizes_keeps_its_configuration(tmp_path):
         tmp_path / "rvq"
     )
     assert MelRVQ.from_pretrained(tmp_path / "rvq").config == config
+
+
+def test_a_model_in_use_does_not_see_what_happens_to_its_file(muq, tmp_path):
+    muq.save_pretrained(tmp_path / "a")
+    again = MuQ.from_pretrained(tmp_path / "a")
+    (tmp_path / "a" / WEIGHTS).write_bytes(b"")  # in place: the mapped pages are gone
+    again.save_pretrained(tmp_path / "b")
+    muq.save_pretrained(tmp_path / "c")
+    assert (tmp_path / "b" / WEIGHTS).read_bytes() == (tmp_path / "c" / WEIGHTS).read_bytes()
