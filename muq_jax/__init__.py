@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from muq_jax.errors import UserError
     from muq_jax.inference.mulan import MuQMuLan
-    from muq_jax.inference.pretrained import MelRVQ, MuQ
+    from muq_jax.inference.pretrained import MelRVQ, MuQ, MusicFM
 
 __version__ = "0.1.0"
 
@@ -20,10 +20,11 @@ _HOMES = {
     "MelRVQ": "muq_jax.inference.pretrained",
     "MuQ": "muq_jax.inference.pretrained",
     "MuQMuLan": "muq_jax.inference.mulan",
+    "MusicFM": "muq_jax.inference.pretrained",
     "UserError": "muq_jax.errors",
 }
 
-__all__ = ["MelRVQ", "MuQ", "MuQMuLan", "UserError", "__version__"]
+__all__ = ["MelRVQ", "MuQ", "MuQMuLan", "MusicFM", "UserError", "__version__"]
 
 
 def __getattr__(name: str) -> Any:

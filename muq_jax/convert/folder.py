@@ -11,11 +11,21 @@ from typing import Any
 import numpy as np
 
 from muq_jax import __version__
-from muq_jax.convert import hub
-from muq_jax.convert.reader import CONFIG, INDEX, WEIGHTS, read_json, read_tensors, write_tensors
+from muq_jax.convert import hub, musicfm
+from muq_jax.convert.reader import (
+    CONFIG,
+    INDEX,
+    WEIGHTS,
+    read_file,
+    read_files,
+    read_json,
+    torch_weights,
+    weight_files,
+    write_tensors,
+)
 from muq_jax.errors import UserError, is_full_disk
 
-CLASSES = {"muq": "MuQ", "mulan": "MuQMuLan", "mel_rvq": "MelRVQ"}
+CLASSES = {"muq": "MuQ", "mulan": "MuQMuLan", "musicfm": "MusicFM", "mel_rvq": "MelRVQ"}
 """The public class of each `model_type`."""
 
 _KEYS = {
@@ -108,13 +118,28 @@ def read(folder: Path, *expected: str) -> tuple[dict[str, Any], dict[str, np.nda
     Raises:
         UserError: a file is missing or damaged, or the model is of another kind.
     """
-    config = read_json(folder / CONFIG)
+    config, files = describe(folder)
     found = model_type(config)
     if found not in expected:
         say = f"holds a model of type {found!r}" if found else "does not say its model_type"
         use = f" Load it with muq_jax.{CLASSES[found]}." if found in CLASSES else ""
         raise UserError(f"{folder / CONFIG} {say}; expected {' or '.join(expected)}.{use}")
-    return config, read_tensors(folder)
+    return config, read_files(files)
+
+
+def describe(path: Path) -> tuple[dict[str, Any], list[Path]]:
+    """Returns the configuration of a model folder, or of a file of weights in one, and its files of weights.
+
+    Raises:
+        UserError: there is no `config.json`, and the weights are not of a model that is released without.
+    """
+    folder = path.parent if path.is_file() else path
+    if not (folder / CONFIG).is_file():
+        torch_files = [path] if path.is_file() else torch_weights(folder)
+        if len(torch_files) == 1 and musicfm.is_musicfm(tensors := read_file(torch_files[0])):
+            return musicfm.released_config(tensors, torch_files[0]), torch_files
+    config = read_json(folder / CONFIG)
+    return config, [path] if path.is_file() else weight_files(folder)
 
 
 def licences(folder: Path) -> dict[str, bytes]:

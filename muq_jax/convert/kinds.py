@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from muq_jax.convert import mel_rvq, mulan, muq
+from muq_jax.convert import mel_rvq, mulan, muq, musicfm
 from muq_jax.convert.rules import Table, Tree
 from muq_jax.models import config_json, mulan_json
 
@@ -33,6 +33,13 @@ KINDS = {
     for kind in (
         Kind(
             "muq", config_json.from_upstream_json, config_json.to_upstream_json, muq.muq_table, muq.template
+        ),
+        Kind(
+            "musicfm",
+            config_json.musicfm_from_json,
+            config_json.musicfm_to_json,
+            musicfm.musicfm_table,
+            musicfm.template,
         ),
         Kind(
             "mulan",

@@ -14,7 +14,7 @@ from muq_jax import __version__
 from muq_jax.convert import folder as model_folder
 from muq_jax.convert import rules, verify
 from muq_jax.convert.kinds import KINDS, Kind
-from muq_jax.convert.reader import CONFIG, read_file, read_json, read_tensors, weight_files
+from muq_jax.convert.reader import CONFIG, read_files
 from muq_jax.convert.rules import Tensors
 from muq_jax.errors import UserError
 from muq_jax.text.tokenizer import FILE as TOKENIZER
@@ -118,14 +118,11 @@ def _prove(
 
 
 def _read(source: Path) -> Source:
-    if source.is_file():
-        folder, files, tensors = source.parent, [source], read_file(source)
-    else:
-        folder = model_folder.find(source)
-        if model_folder.is_work_directory(folder):
-            return _read_run(folder)
-        files, tensors = weight_files(folder), read_tensors(folder)
-    data = read_json(folder / CONFIG)
+    path = source if source.is_file() else model_folder.find(source)
+    if model_folder.is_work_directory(path):
+        return _read_run(path)
+    folder = path.parent if path.is_file() else path
+    data, files = model_folder.describe(path)
     name = model_folder.model_type(data)
     if name not in KINDS:
         raise UserError(
@@ -137,7 +134,7 @@ def _read(source: Path) -> Source:
     if (folder / TOKENIZER).is_file():
         beside[TOKENIZER] = _tokenizer(folder / TOKENIZER, config).source
     described = {file.name: _sha256(file) for file in files}
-    return Source(KINDS[name], config, tensors, described, beside)
+    return Source(KINDS[name], config, read_files(files), described, beside)
 
 
 def _read_run(folder: Path) -> Source:

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +46,12 @@ def read_tensors(folder: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         UserError: no weights in the folder, more than one file of PyTorch's, a listed file or tensor missing,
             or a file cut short or damaged.
     """
-    folder = Path(folder)
-    files = weight_files(folder)
-    return _read_shards(folder) if (folder / INDEX) in files else read_file(files[0])
+    return read_files(weight_files(Path(folder)))
+
+
+def read_files(files: Sequence[Path]) -> dict[str, np.ndarray]:
+    """Every tensor of `weight_files`; the errors are those of `read_tensors`."""
+    return _read_shards(files[0].parent) if files[0].name == INDEX else read_file(files[0])
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -61,7 +64,7 @@ def weight_files(folder: Path) -> list[Path]:
         return [folder / WEIGHTS]
     if (folder / INDEX).is_file():
         return [folder / INDEX, *(folder / file for file in sorted(set(_placed(folder).values())))]
-    others = sorted(path for path in folder.glob("*") if path.suffix in TORCH_SUFFIXES)
+    others = torch_weights(folder)
     if not others:
         wanted = f"{WEIGHTS}, {INDEX} or a file of PyTorch's ({', '.join(TORCH_SUFFIXES)})"
         raise UserError(f"{folder} has no {wanted}: it is not a model folder.")
@@ -70,6 +73,11 @@ def weight_files(folder: Path) -> list[Path]:
             f"{folder} has {' and '.join(path.name for path in others)}, and no {WEIGHTS}; leave one of them."
         )
     return others
+
+
+def torch_weights(folder: Path) -> list[Path]:
+    """PyTorch's files in a folder."""
+    return sorted(path for path in folder.glob("*") if path.suffix in TORCH_SUFFIXES)
 
 
 def read_file(path: Path) -> dict[str, np.ndarray]:

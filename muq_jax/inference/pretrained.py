@@ -20,7 +20,7 @@ import numpy as np
 from muq_jax.convert import folder as model_folder
 from muq_jax.convert import hub, rules
 from muq_jax.convert import mel_rvq as mel_rvq_names
-from muq_jax.convert import muq as muq_names
+from muq_jax.convert.kinds import KINDS
 from muq_jax.errors import UserError
 from muq_jax.inference.waves import as_clips, bucket, is_integer, pad_batch
 from muq_jax.inference.windows import Window, plan, window_tokens
@@ -30,7 +30,6 @@ from muq_jax.models.config_json import (
     from_upstream_json,
     mel_rvq_from_json,
     mel_rvq_to_json,
-    to_upstream_json,
 )
 from muq_jax.models.muq import MuQModel, MuQOutput
 from muq_jax.nn.subsample import num_tokens
@@ -70,6 +69,8 @@ class MuQ:
         sample_rate_hz: what the model hears; `__call__` resamples other rates to it.
         frame_rate_hz: tokens a second.
     """
+
+    _KIND = "muq"
 
     def __init__(self, config: MuQConfig, variables: Mapping[str, Any], *, dtype: str = "float32") -> None:
         """Wraps a configuration and its variables.
@@ -116,15 +117,17 @@ class MuQ:
         source = model_folder.find(
             folder_or_hub_id, cache_dir=cache_dir, revision=revision, local_files_only=local_files_only
         )
-        if model_folder.is_work_directory(source):
+        kind = KINDS[cls._KIND]
+        if kind.name == "muq" and model_folder.is_work_directory(source):
             config, variables, drawn = _workdir().read_muq(source)
             muq = cls(config, variables, dtype=dtype)
             muq._unused = drawn
             return muq
-        data, tensors = model_folder.read(source, "muq")
-        config = from_upstream_json(data)
-        muq = cls(config, muq_names.from_torch_names(tensors, config, str(source)), dtype=dtype)
-        muq._unused = rules.unused_of(tensors, muq_names.muq_table(config))
+        data, tensors = model_folder.read(source, kind.name)
+        config = kind.read_config(data)
+        table = kind.table(config)
+        muq = cls(config, rules.from_torch(tensors, table, kind.template(config), str(source)), dtype=dtype)
+        muq._unused = rules.unused_of(tensors, table)
         muq._licences = model_folder.licences(source)
         return muq
 
@@ -219,10 +222,11 @@ class MuQ:
         Raises:
             UserError: `folder` holds something that is not a model, or the disk is full.
         """
-        table = muq_names.muq_table(self.config)
-        tensors = muq_names.to_torch_names(self.variables, self.config)
+        kind = KINDS[self._KIND]
+        table = kind.table(self.config)
+        tensors = rules.to_torch(self.variables, table)
         whole = rules.complete(tensors, table, self._unused)
-        described, digest = to_upstream_json(self.config), rules.params_sha256(tensors)
+        described, digest = kind.write_config(self.config), rules.params_sha256(tensors)
         model_folder.write(folder, described, whole, digest, self._licences)
 
     def push_to_hub(self, repo_id: str, *, private: bool = True, revision: str | None = None) -> str:
@@ -270,6 +274,16 @@ class MuQ:
                     tokens = slice(window.skip, window.skip + window.last - window.first)
                     kept[i, window.first : window.last] = states[row, tokens]
         return hidden
+
+
+class MusicFM(MuQ):
+    """A MusicFM-25Hz with its weights: a MuQ's network, trained on random-projection targets.
+
+    `from_pretrained` takes a release as it is, a folder of `pretrained_msd.pt` and `msd_stats.json`, or a
+    model folder.
+    """
+
+    _KIND = "musicfm"
 
 
 class MelRVQ:

@@ -1,4 +1,4 @@
-"""`config.json`: upstream's keys of a MuQ, and the file of a Mel-RVQ on its own."""
+"""`config.json`: upstream's keys of a MuQ, and the files of a Mel-RVQ and of a MusicFM."""
 
 import dataclasses
 import functools
@@ -42,6 +42,17 @@ def mel_rvq_from_json(data: dict[str, Any]) -> MelRVQConfig:
     """Returns the configuration that `mel_rvq_to_json` wrote; absent fields have their defaults."""
     given = {key: value for key, value in data.items() if key not in ("model_type", "muq_jax_version")}
     return fields.build(MelRVQConfig(), given)
+
+
+def musicfm_to_json(config: MuQConfig) -> dict[str, Any]:
+    """Returns the `config.json` of a MusicFM, whose release has none: every field."""
+    return {"model_type": "musicfm", "muq_jax_version": __version__} | dataclasses.asdict(config)
+
+
+def musicfm_from_json(data: dict[str, Any]) -> MuQConfig:
+    """Returns the configuration that `musicfm_to_json` wrote; absent fields have a MuQ's defaults."""
+    given = {key: value for key, value in data.items() if key not in ("model_type", "muq_jax_version")}
+    return fields.build(MuQConfig(), {"rvq": None, "num_books": 1, "num_codes": 4096} | given)
 
 
 def _upstream_keys(config: MuQConfig) -> dict[str, Any]:

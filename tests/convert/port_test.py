@@ -175,7 +175,7 @@ def test_a_dead_text_tower_is_refused(folder, tmp_path):  # noqa: F811
 def test_what_is_no_model_is_named(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     (tmp_path / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
-    with pytest.raises(UserError, match=r"describes a model of type 'bert'; known are muq, mulan, mel_rvq"):
+    with pytest.raises(UserError, match=r"describes a model of type 'bert'; known are muq, musicfm, mulan"):
         port(tmp_path, tmp_path / "model")
 
 
