@@ -20,7 +20,8 @@ from muq_jax.data.splits import split_names
 from muq_jax.data.statistics import load_statistics, mel_statistics
 from muq_jax.data.transforms import Augment
 from muq_jax.errors import UserError
-from muq_jax.inference.pretrained import DTYPES, MelRVQ
+from muq_jax.inference.mel_rvq import MelRVQ
+from muq_jax.inference.pretrained import DTYPES
 from muq_jax.models.config import MelRVQConfig, MuQConfig
 from muq_jax.models.config_json import mel_rvq_to_json, to_upstream_json
 from muq_jax.models.muq import MuQModel

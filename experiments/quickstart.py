@@ -29,7 +29,8 @@ from muq_jax.cli import DONE, INTERRUPTED
 from muq_jax.convert.reader import CONFIG
 from muq_jax.data.sources import make_source
 from muq_jax.errors import UserError
-from muq_jax.inference.pretrained import MelRVQ, MuQ
+from muq_jax.inference.mel_rvq import MelRVQ
+from muq_jax.inference.pretrained import MuQ
 from muq_jax.probe.features import LOG_MEL, hidden_state_means, log_mel_statistics, untrained
 from muq_jax.probe.run import UNTRAINED, run_task
 from muq_jax.probe.table import layer_rows, markdown_table, table_rows

@@ -29,7 +29,7 @@ from muq_jax.convert.folder import is_work_directory
 from muq_jax.convert.reader import CONFIG
 from muq_jax.convert.rules import params_sha256
 from muq_jax.errors import UserError
-from muq_jax.inference.pretrained import MelRVQ
+from muq_jax.inference.mel_rvq import MelRVQ
 from muq_jax.report.training import REPORT, report_training
 from muq_jax.train import loop
 

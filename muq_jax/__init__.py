@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from muq_jax.errors import UserError
+    from muq_jax.inference.mel_rvq import MelRVQ
     from muq_jax.inference.mulan import MuQMuLan
-    from muq_jax.inference.pretrained import MelRVQ, MuQ, MusicFM
+    from muq_jax.inference.pretrained import MuQ, MusicFM
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "MelRVQ": "muq_jax.inference.pretrained",
+    "MelRVQ": "muq_jax.inference.mel_rvq",
     "MuQ": "muq_jax.inference.pretrained",
     "MuQMuLan": "muq_jax.inference.mulan",
     "MusicFM": "muq_jax.inference.pretrained",

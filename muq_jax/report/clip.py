@@ -4,7 +4,8 @@ import numpy as np
 
 from muq_jax.audio.filters import hz_to_mel, mel_to_hz
 from muq_jax.audio.mel_numpy import log_mel_numpy
-from muq_jax.inference.pretrained import MelRVQ, MuQ
+from muq_jax.inference.mel_rvq import MelRVQ
+from muq_jax.inference.pretrained import MuQ
 from muq_jax.report import sound
 from muq_jax.report.page import Block
 from muq_jax.report.sound import Spans

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from muq_jax.inference.pretrained import MelRVQ, MuQ
+from muq_jax.inference.mel_rvq import MelRVQ
+from muq_jax.inference.pretrained import MuQ
 from muq_jax.models.mel_rvq import stacked_mel
 from muq_jax.report.clip import similarity_block, token_blocks
 from muq_jax.report.page import Card, Section, facts_table, write_page

@@ -15,7 +15,8 @@ from muq_jax.convert import mel_rvq, muq
 from muq_jax.convert.reader import CONFIG, read_json
 from muq_jax.convert.rules import flatten, params_sha256
 from muq_jax.errors import UserError
-from muq_jax.inference.pretrained import MelRVQ, MuQ
+from muq_jax.inference.mel_rvq import MelRVQ
+from muq_jax.inference.pretrained import MuQ
 from muq_jax.train.health import HEALTH_SPLIT
 from muq_jax.train.metrics import METRICS_FILE, Row, read_rows
 

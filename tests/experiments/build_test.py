@@ -4,7 +4,7 @@ import pytest
 from experiments import build
 from experiments.configs import mel_rvq, muq
 from muq_jax.errors import UserError
-from muq_jax.inference.pretrained import MelRVQ
+from muq_jax.inference.mel_rvq import MelRVQ
 from muq_jax.models.config_json import from_upstream_json, mel_rvq_from_json
 from muq_jax.quantize.rvq import SINGLE_VQ
 

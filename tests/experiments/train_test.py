@@ -22,7 +22,8 @@ from muq_jax.data.prepare import prepare
 from muq_jax.data.sources import make_source
 from muq_jax.data.statistics import mel_statistics
 from muq_jax.errors import UserError
-from muq_jax.inference.pretrained import MelRVQ, MuQ
+from muq_jax.inference.mel_rvq import MelRVQ
+from muq_jax.inference.pretrained import MuQ
 from muq_jax.models.config import MelRVQConfig, muq_config
 from muq_jax.models.config_json import mel_rvq_to_json
 from muq_jax.train.metrics import read_rows

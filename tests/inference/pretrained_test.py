@@ -15,7 +15,8 @@ from muq_jax.convert import rules
 from muq_jax.convert.reader import WEIGHTS, read_tensors
 from muq_jax.errors import UserError
 from muq_jax.inference import pretrained
-from muq_jax.inference.pretrained import MelRVQ, MuQ
+from muq_jax.inference.mel_rvq import MelRVQ
+from muq_jax.inference.pretrained import MuQ
 from muq_jax.models import mel_rvq
 from muq_jax.models.config import MelRVQConfig
 from muq_jax.models.config_json import from_upstream_json
