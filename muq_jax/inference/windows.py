@@ -7,7 +7,10 @@ is cut away there.
 
 import math
 import numbers
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
+
+import numpy as np
 
 from muq_jax.errors import UserError
 
@@ -71,3 +74,34 @@ def plan(num_samples: int, num_tokens: int, size: int, samples_per_token: int) -
         if reaches_end:
             return windows
         start += step
+
+
+def stream(
+    blocks: Iterable[np.ndarray], size: int, samples_per_token: int, num_tokens: Callable[[int], int]
+) -> Iterator[tuple[np.ndarray, Window]]:
+    """The windows of `plan`, with what each one hears, of a clip whose length shows only at its end.
+
+    Holds one window and one block at a time.
+
+    Args:
+        blocks: the clip's samples [n], first to last, in pieces of any size.
+        size: a window's tokens.
+        samples_per_token: what one token advances by.
+        num_tokens: how many tokens the model makes of so many samples.
+    """
+    step, margin = size // 2, size // 4
+    heard, blocks = np.zeros(0, np.float32), iter(blocks)
+    start = first = 0
+    while True:
+        # One sample more than a window, so that the last one is known for what it is.
+        while len(heard) <= size * samples_per_token and (block := next(blocks, None)) is not None:
+            heard = np.concatenate([heard, block])
+        begin = start * samples_per_token
+        if len(heard) <= size * samples_per_token:
+            stop = begin + len(heard)
+            yield heard, Window(begin, stop, first, num_tokens(stop), first - start)
+            return
+        stop, last = begin + size * samples_per_token, start + size - margin
+        yield heard[: size * samples_per_token], Window(begin, stop, first, last, first - start)
+        heard = heard[step * samples_per_token :]
+        start, first = start + step, last

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from muq_jax.errors import UserError
-from muq_jax.inference.windows import MIN_TOKENS, plan, window_tokens
+from muq_jax.inference.windows import MIN_TOKENS, plan, stream, window_tokens
 from muq_jax.nn.subsample import num_tokens
 
 
@@ -47,3 +47,25 @@ def test_window_length_in_tokens():
 @pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64, np.int8, np.int64])
 def test_numpy_numbers_are_numbers(kind):
     assert window_tokens(kind(10), 25) == 250
+
+
+@given(
+    num_samples=st.integers(1, 3000),
+    size=st.integers(MIN_TOKENS, 40),
+    samples_per_token=st.integers(1, 20),
+    cuts=st.lists(st.integers(0, 3000), max_size=6),
+)
+def test_a_stream_has_the_windows_of_the_plan(num_samples, size, samples_per_token, cuts):
+    """However the clip comes in pieces, empty ones among them."""
+    wave = np.arange(num_samples, dtype=np.float32)
+    blocks = np.split(wave, sorted(min(cut, num_samples) for cut in cuts))
+
+    def num_tokens(samples):
+        return samples // samples_per_token
+
+    found = list(stream(blocks, size, samples_per_token, num_tokens))
+    assert [window for _, window in found] == plan(
+        num_samples, num_tokens(num_samples), size, samples_per_token
+    )
+    for heard, window in found:
+        np.testing.assert_array_equal(heard, wave[window.start : window.stop])
