@@ -116,6 +116,16 @@ class MuQMuLan:
         """What training trains: `variables["params"]`."""
         return self.variables["params"]
 
+    @property
+    def audio_variables(self) -> dict[str, Any]:
+        """The audio tower's part of `variables`."""
+        return {"params": self.params["audio"], "batch_stats": self.variables["batch_stats"]["audio"]}
+
+    def audio_tower(self, variables: Mapping[str, Any], wave: jax.Array, num_samples: jax.Array) -> jax.Array:
+        """The pure function of the audio tower: unit vectors [B, E] of clips [B, S], a clip as if alone."""
+        vectors: jax.Array = self._audio.apply(variables, wave, num_samples)  # type: ignore[assignment]
+        return vectors
+
     def __call__(
         self,
         wavs: Any = None,
@@ -159,14 +169,13 @@ class MuQMuLan:
         tracks = as_clips(wavs, num_samples, sampling_rate, self.sample_rate_hz, pad=False)
         length = self.config.clip_seconds * self.sample_rate_hz
         clips = [(i, clip) for i, track in enumerate(tracks) for clip in _clips(track, length)]
-        tower = {"params": self.params["audio"], "batch_stats": self.variables["batch_stats"]["audio"]}
         rows = min(_MAX_CLIPS, _power_of_two(len(clips)))
         total = np.zeros((len(tracks), self.config.latent_size), np.float32)
         for at in range(0, len(clips), rows):
             group = clips[at : at + rows]
             heard = [clip for _, clip in group]
             heard += [heard[0]] * (rows - len(group))  # the last group keeps the compiled shape
-            vectors = np.asarray(_hear(self._audio, tower, *pad_batch(heard, length)))
+            vectors = np.asarray(_hear(self._audio, self.audio_variables, *pad_batch(heard, length)))
             for (i, _), vector in zip(group, vectors, strict=False):
                 total[i] += vector
         counts = np.bincount([i for i, _ in clips], minlength=len(tracks))

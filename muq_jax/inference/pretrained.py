@@ -161,12 +161,12 @@ class MuQ:
         """
         if compat not in COMPATS:
             raise UserError(f"compat is {compat!r}; expected one of {', '.join(COMPATS)}.")
-        numbers = self._layer_numbers(layers)
+        numbers = self.layer_numbers(layers)
         size = None if window_seconds is None else window_tokens(window_seconds, self.frame_rate_hz)
         if size is not None and compat == "upstream":
             raise UserError("window_seconds needs compat='alone': upstream hears clips in one pass.")
         clips = as_clips(wavs, num_samples, sampling_rate, self.sample_rate_hz)
-        num_valid = np.array([self._num_tokens(len(clip)) for clip in clips], np.int32)
+        num_valid = np.array([self.num_tokens(len(clip)) for clip in clips], np.int32)
         longest = max(map(len, clips))
         if size is not None and longest > size * self._samples_per_token:
             hidden = self._in_windows(clips, num_valid, numbers, size)
@@ -228,7 +228,12 @@ class MuQ:
         """Uploads the model to the Hugging Face hub and returns its address; as `convert.hub.push`."""
         return hub.push(self, repo_id, private=private, revision=revision)
 
-    def _layer_numbers(self, layers: str | int | Sequence[int]) -> tuple[int, ...]:
+    def layer_numbers(self, layers: str | int | Sequence[int]) -> tuple[int, ...]:
+        """Returns the layers that "all", "last", or one or more numbers stand for, in order.
+
+        Raises:
+            UserError: this model has no such layer.
+        """
         last = self.config.conformer.num_layers
         if isinstance(layers, str):
             named = {"all": tuple(range(last + 1)), "last": (last,)}
@@ -243,7 +248,8 @@ class MuQ:
                 raise UserError(f"layers holds {number!r}; this model's layers are numbered 0 to {last}.")
         return tuple(sorted({int(number) % (last + 1) for number in numbers}))
 
-    def _num_tokens(self, num_samples: int) -> int:
+    def num_tokens(self, num_samples: int) -> int:
+        """Returns how many tokens so many samples at `sample_rate_hz` become."""
         return num_tokens(num_samples // self.config.mel.hop_length, self.config.label_rate)
 
     def _in_windows(
