@@ -25,6 +25,7 @@ RANK = {room: rank for rank, group in enumerate(GROUPS) for room in group}
 ALSO = {("convert", "checkpoint")}
 ONLY_FROM_DATA = {
     "muq_jax.audio.decode",
+    "muq_jax.audio.files",
     "muq_jax.audio.filters",
     "muq_jax.audio.mel_numpy",
     "muq_jax.text",

@@ -6,7 +6,7 @@ r"""MuQ: predict the Mel-RVQ codes of masked audio (MuQ, arXiv 2501.01108).
 | variant | parameters | steps | batch | hardware and time |
 |---|---|---|---|---|
 | smoke | 0.4 M | 30 | 4 x 2 s | a CPU, a minute; toy_music and upstream's mel statistics |
-| tiny | 7 M | 6,000 | 8 x 5 s | 2 CPU cores, an hour (1.9 steps a second) |
+| tiny | 7 M | 6,000 | 8 x 5 s | 2 CPU cores, an hour (1.9 steps a second with RESULTS.md's settings) |
 | base | 83 M | 100,000 | 64 x 30 s | one GPU; not run yet |
 | large | 325 M | 400,000 | 192 x 30 s | the paper's recipe; 32 GPUs, 3 to 7 days upstream |
 
@@ -14,7 +14,8 @@ Without `targets.rvq`, `smoke` and `tiny` fit a Mel-RVQ on the same data first, 
 
 `tiny` learns at 3e-4, without dropout, and its front end stays as it was initialised (`optim.frozen`): a step
 then takes 0.6 of the time at nearly the same loss, and the pitch of low notes is not lost in the first hour,
-as it is where the front end is trained. `--config.optim.frozen="()"` trains it.
+as it is where the front end is trained. The instrument of a note is learned more slowly.
+`--config.optim.frozen="()"` trains it.
 
 Expected: the cross-entropy starts at chance (ln 1,024 = 6.93), passes the code frequencies' within 200 steps
 and goes on falling below it: `tiny` on 16 h of music ends at 4.82 on validation, the frequencies alone are at

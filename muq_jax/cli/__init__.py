@@ -23,8 +23,10 @@ DONE, FAILED, WRONG_USAGE, SOME_FILES_FAILED, INTERRUPTED = 0, 1, 2, 3, 75
 
 COMMANDS = {
     "convert": "PyTorch weights or a run to a model folder that both sides load; proved before it is written",
+    "embed": "vectors of files and folders of audio, into a store that can be searched; resumable",
     "info": "configuration, sizes, metrics, health and params sha256 of a model folder or work directory",
     "prepare": "decode, resample and check audio; write shards, a manifest, statistics and a list of rejects",
+    "search": "the files of a store that are nearest to a text or to a file",
     "verify": "prove a model folder: every tensor comes back, texts differ, activations are the original's",
 }
 

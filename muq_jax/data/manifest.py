@@ -23,7 +23,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from muq_jax.audio.decode import AUDIO_EXTENSIONS, audio_info
+from muq_jax.audio.decode import audio_info
+from muq_jax.audio.files import audio_files
 from muq_jax.errors import UserError
 
 _log = logging.getLogger(__name__)
@@ -89,35 +90,16 @@ def read_manifest(path: str | os.PathLike[str]) -> list[Clip]:
 
 
 def scan_folder(folder: str | os.PathLike[str]) -> list[Clip]:
-    """Returns a clip for every audio file below a folder, sorted by relative path.
+    """Returns a clip for every one of `audio_files`, in their order.
 
-    Links to folders are followed. A clip's id is the relative path without its suffix, or with it where two
-    files differ in nothing else. Hidden files (a name that starts with a dot, as macOS's `._song.mp3`) are
-    left out.
+    A clip's id is the relative path without its suffix, or with it where two files differ in nothing else.
 
     Raises:
         UserError: the folder is missing or holds no audio file.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}")
-    found: list[str] = []
-    seen: set[str] = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        # A link to a folder above would be walked for ever.
-        real = os.path.realpath(parent)
-        folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]
-        if real in seen:
-            continue
-        seen.add(real)
-        for name in files:
-            if Path(name).suffix.lower() in AUDIO_EXTENSIONS and not name.startswith("."):
-                found.append(_relative(Path(parent, name), folder))
-    if not found:
-        kinds = " ".join(sorted(AUDIO_EXTENSIONS))
-        raise UserError(f"{folder}: no audio file in this folder or below; looked for {kinds}")
-    found.sort()
-    return [Clip(id=id, path=folder / name) for id, name in zip(_ids_from_paths(found), found, strict=True)]
+    found = audio_files(folder)
+    paths = [Path(folder) / name for name in found]
+    return [Clip(id=id, path=path) for id, path in zip(_ids_from_paths(found), paths, strict=True)]
 
 
 def with_header(clip: Clip) -> Clip:

@@ -45,6 +45,8 @@ class MuQMuLan:
         sample_rate_hz: what the audio tower hears; other rates are resampled to it.
     """
 
+    model_type = "mulan"
+
     def __init__(
         self,
         config: MuLanConfig,

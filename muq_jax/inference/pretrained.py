@@ -63,7 +63,7 @@ class MuQ:
         frame_rate_hz: tokens a second.
     """
 
-    _KIND = "muq"
+    model_type = "muq"
 
     def __init__(self, config: MuQConfig, variables: Mapping[str, Any], *, dtype: str = "float32") -> None:
         """Wraps a configuration and its variables.
@@ -110,7 +110,7 @@ class MuQ:
         source = model_folder.find(
             folder_or_hub_id, cache_dir=cache_dir, revision=revision, local_files_only=local_files_only
         )
-        kind = KINDS[cls._KIND]
+        kind = KINDS[cls.model_type]
         if kind.name == "muq" and model_folder.is_work_directory(source):
             from muq_jax.convert.workdir import read_muq  # late: Orbax takes as long to import as JAX
 
@@ -217,7 +217,7 @@ class MuQ:
         Raises:
             UserError: `folder` holds something that is not a model, or the disk is full.
         """
-        kind = KINDS[self._KIND]
+        kind = KINDS[self.model_type]
         table = kind.table(self.config)
         tensors = rules.to_torch(self.variables, table)
         whole = rules.complete(tensors, table, self._unused)
@@ -284,7 +284,7 @@ class MusicFM(MuQ):
     model folder.
     """
 
-    _KIND = "musicfm"
+    model_type = "musicfm"
 
 
 # Compiled functions are shared: another model of the same configuration compiles nothing.

@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from muq_jax.convert.torch_file import is_torch_zip, read_state_dict
+from muq_jax.convert.torch_file import read_state_dict
 from muq_jax.errors import UserError
 
 TENSORS = {
@@ -30,7 +30,6 @@ def assert_equal(found, wanted=TENSORS):
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 def test_a_state_dict(torch_format, tmp_path, compression):
     torch_format(tmp_path / "x.bin", TENSORS, compression=compression)
-    assert is_torch_zip(tmp_path / "x.bin")
     assert_equal(read_state_dict(tmp_path / "x.bin"))
 
 
@@ -71,6 +70,81 @@ def test_a_pickle_that_would_run_something_is_refused_and_does_not(tmp_path):
     with pytest.raises(UserError, match=r"asks for (posix|nt|os)\.system.*Nothing in it was run"):
         read_state_dict(tmp_path / "x.bin")
     assert not witness.exists()
+
+
+def tensor_opcodes(then=b""):
+    """A tensor of six numbers of the storage 0, memoised as 1, and what is to follow."""
+    return (
+        b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(("
+        b"X\x07\x00\x00\x00storagectorch\nBFloat16Storage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x06tQ"
+        b"K\x00K\x06\x85K\x01\x85\x89}tRq\x01" + then
+    )
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        b"}X\x05\x00\x00\x00shapeK\x09sb",  # BUILD on a tensor: a dict for its attributes
+        b"(K\x01K\x06\x85cbuiltins\nbytes\n\x89Ntb",
+        b"(K\x01(K\x06tctorch\nBFloat16Storage\n\x89X\x0c\x00\x00\x00" + bytes(12) + b"tb",  # ndarray's state
+        b"K\x00K\x01s",  # SETITEM into a tensor
+        b"K\x01a",  # APPEND to one
+    ],
+)
+def test_a_tensor_on_the_stack_cannot_be_changed(tmp_path, attack):
+    with zipfile.ZipFile(tmp_path / "x.bin", "w") as archive:
+        archive.writestr("x/data.pkl", b"\x80\x02}X\x01\x00\x00\x00w" + tensor_opcodes(attack)[2:] + b"s.")
+        archive.writestr("x/data/0", bytes(12))
+    with pytest.raises(UserError):
+        read_state_dict(tmp_path / "x.bin")
+    with zipfile.ZipFile(tmp_path / "y.bin", "w") as archive:  # the same without the attack is a state dict
+        archive.writestr("x/data.pkl", b"\x80\x02}X\x01\x00\x00\x00w" + tensor_opcodes()[2:] + b"s.")
+        archive.writestr("x/data/0", bytes(12))
+    assert read_state_dict(tmp_path / "y.bin")["w"].shape == (6,)
+
+
+def test_the_types_of_storages_cannot_be_changed(tmp_path):
+    """torch._utils._rebuild_parameter once handed out what BUILD could write to."""
+    before = np.dtype(ml_dtypes.bfloat16).itemsize
+    pickled = b"\x80\x02ctorch._utils\n_rebuild_parameter\n(ctorch\nBFloat16Storage\n\x89}tR}b."
+    with zipfile.ZipFile(tmp_path / "x.bin", "w") as archive:
+        archive.writestr("x/data.pkl", pickled)
+    with pytest.raises(UserError, match="a parameter that is no tensor"):
+        read_state_dict(tmp_path / "x.bin")
+    assert np.dtype(ml_dtypes.bfloat16).itemsize == before == 2
+
+
+def test_many_tensors_take_one_file(torch_format, tmp_path):
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    torch_format(tmp_path / "x.pt", {f"w{i}": np.full(2, i, np.float32) for i in range(400)})
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 256), hard))
+    try:
+        found = read_state_dict(tmp_path / "x.pt")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert found["w399"].tolist() == [399, 399]
+
+
+def test_an_archive_is_not_inflated_beyond_what_its_tensors_need(torch_format, tmp_path):
+    import tracemalloc
+
+    torch_format(tmp_path / "x.pt", {"w": np.ones(4, np.float32)}, compression=zipfile.ZIP_DEFLATED)
+    with (
+        zipfile.ZipFile(tmp_path / "x.pt") as whole,
+        zipfile.ZipFile(tmp_path / "y.pt", "w", zipfile.ZIP_DEFLATED) as bomb,
+    ):
+        for name in whole.namelist():
+            bomb.writestr(name, whole.read(name) + (bytes(200 * 2**20) if name.endswith("data/0") else b""))
+    tracemalloc.start()
+    assert read_state_dict(tmp_path / "y.pt")["w"].tolist() == [1, 1, 1, 1]
+    assert tracemalloc.get_traced_memory()[1] < 20 * 2**20
+    tracemalloc.stop()
+    with zipfile.ZipFile(tmp_path / "z.pt", "w", zipfile.ZIP_DEFLATED) as bomb:
+        bomb.writestr("x/data.pkl", bytes(101 * 2**20))
+    with pytest.raises(UserError, match="has more than"):
+        read_state_dict(tmp_path / "z.pt")
 
 
 @pytest.mark.parametrize(

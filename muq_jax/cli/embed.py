@@ -1,0 +1,72 @@
+"""`embed MODEL AUDIO... --out STORE`."""
+
+import argparse
+
+from muq_jax.cli import DONE, FAILED, SOME_FILES_FAILED
+
+EXAMPLE = "python -m muq_jax embed models/muq-large ~/music --out stores/music"
+_SHOWN = 20
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a model folder, a work directory or an id on the hub")
+    parser.add_argument("audio", metavar="AUDIO", nargs="+", help="files and folders")
+    parser.add_argument(
+        "--out", required=True, metavar="STORE", help="the store; interrupted, the same command goes on"
+    )
+    parser.add_argument(
+        "--layers", default="last", type=_layers, help="'last', 'all' or numbers: 0,6,12 (default: last)"
+    )
+    parser.add_argument(
+        "--window_seconds", type=float, help="of what is heard at a time (default: 30; MuQ-MuLan: its own)"
+    )
+    parser.add_argument("--frames", action="store_true", help="also write every token's vector")
+    parser.add_argument(
+        "--batch_size", type=int, default=4, help="windows heard at a time (default: %(default)s)"
+    )
+    parser.add_argument("--workers", type=int, default=2, help="that decode (default: %(default)s)")
+    parser.add_argument(
+        "--shard", type=_shard, default=(0, 1), metavar="i/n", help="every n-th file, from the i-th (0 first)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from muq_jax.inference.embedding import embed_to_store
+
+    done = embed_to_store(
+        args.model,
+        args.audio,
+        args.out,
+        layers=args.layers,
+        window_seconds=args.window_seconds,
+        frames=args.frames,
+        batch_size=args.batch_size,
+        workers=args.workers,
+        shard=args.shard,
+    )
+    what = f"{done.heard} files in {done.store}"
+    print(f"already embedded: {what}" if not done.new else f"embedded: {what}, {done.new} new")
+    if not done.new or not done.failed:
+        return DONE
+    print(f"{done.failed} could not be heard, listed in {done.store / 'failures.jsonl'}:")
+    for row in done.failures[:_SHOWN]:
+        print(f"  {row.id}: {row.reason}".encode(errors="backslashreplace").decode())
+    if done.failed > _SHOWN:
+        print(f"  and {done.failed - _SHOWN} more")
+    return SOME_FILES_FAILED if done.heard else FAILED
+
+
+def _layers(text: str) -> str | list[int]:
+    if text in ("last", "all"):
+        return text
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither 'last', 'all' nor numbers: 0,6,12") from None
+
+
+def _shard(text: str) -> tuple[int, int]:
+    index, slash, count = text.partition("/")
+    if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not i/n with i from 0 to n - 1, such as 0/8")
+    return int(index), int(count)

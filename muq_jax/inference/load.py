@@ -1,0 +1,97 @@
+"""Any model by its name, and what makes its vectors comparable."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from muq_jax.convert import folder as model_folder
+from muq_jax.convert import rules
+from muq_jax.convert.kinds import KINDS
+from muq_jax.errors import UserError
+from muq_jax.inference.hearers import MuLanHearer, MuQHearer
+from muq_jax.inference.mulan import MuQMuLan
+from muq_jax.inference.pretrained import MuQ, MusicFM
+from muq_jax.inference.store import Space
+
+_HIDDEN_STATES: dict[str, type[MuQ]] = {"muq": MuQ, "musicfm": MusicFM}
+
+
+def load_model(
+    name: str | os.PathLike[str], tokenizer: str | os.PathLike[str] | None = None
+) -> MuQ | MuQMuLan:
+    """Returns the model in a folder, a run's work directory or the hub, whatever kind it is.
+
+    Args:
+        name: as for `from_pretrained`.
+        tokenizer: of a MuQ-MuLan that has none beside it.
+
+    Raises:
+        UserError: there is none, or one that has no vectors of audio.
+    """
+    source = model_folder.find(name)
+    if model_folder.is_work_directory(source):
+        return MuQ.from_pretrained(source)
+    kind = model_folder.model_type(model_folder.describe(source)[0])
+    if kind == "mulan":
+        return MuQMuLan.from_pretrained(source, tokenizer=tokenizer)
+    if kind not in _HIDDEN_STATES:
+        known = ", ".join([*_HIDDEN_STATES, "mulan"])
+        raise UserError(f"{name} is of type {kind!r}; vectors of audio are made by {known}.")
+    return _HIDDEN_STATES[kind].from_pretrained(source)
+
+
+def params_sha256(model: MuQ | MuQMuLan) -> str:
+    """Returns the digest of a model's weights, equal wherever they are kept."""
+    kind = KINDS[model.model_type]
+    return rules.params_sha256(rules.to_torch(model.variables, kind.table(model.config)))
+
+
+def make_hearer(
+    model: MuQ | MuQMuLan, layers: str | int | Sequence[int] = "last", window_seconds: float | None = None
+) -> tuple[MuQHearer | MuLanHearer, Space]:
+    """Returns a model as `embed_files` uses it, and the space of the vectors that it gives.
+
+    Args:
+        model: of `load_model`.
+        layers: of the hidden states; a MuQ-MuLan has one vector and takes "last" alone.
+        window_seconds: of a window, 30 by default; a MuQ-MuLan's clips have the length that its
+            configuration says.
+
+    Raises:
+        UserError: what this model does not have.
+    """
+    digest = params_sha256(model)
+    if isinstance(model, MuQMuLan):
+        if layers != "last" or window_seconds is not None:
+            raise UserError("a MuQ-MuLan gives one vector of clips of a fixed length: no layers, no window.")
+        clips = MuLanHearer(model)
+        return clips, Space(digest, model.model_type, (), "mean of unit vectors", clips.window_seconds)
+    hearer = MuQHearer(model, layers, 30.0 if window_seconds is None else window_seconds)
+    return hearer, Space(digest, model.model_type, hearer.layers, "mean", hearer.window_seconds)
+
+
+def named_files(audio: Sequence[str | os.PathLike[str]]) -> list[tuple[str, Path]]:
+    """Returns names and paths of files, and of the audio files below folders, in order of their names.
+
+    The name is the relative path below a folder, with the folder's own name before it where there are
+    several; a file that is given itself has its own name.
+
+    Raises:
+        UserError: nothing there, a folder without audio, or two files of one name.
+    """
+    from muq_jax.audio.files import audio_files
+
+    found: dict[str, Path] = {}
+    for given in map(Path, audio):
+        if not given.exists():
+            raise UserError(f"{given}: no such file or folder")
+        names = audio_files(given) if given.is_dir() else [given.name]
+        for relative in names:
+            below = given.is_dir() and len(audio) > 1
+            name = f"{given.name}/{relative}" if below else relative
+            if name in found:
+                raise UserError(
+                    f"{found[name]} and {given} would both be {name}; embed them into two stores."
+                )
+            found[name] = given / relative if given.is_dir() else given
+    return sorted(found.items())
