@@ -32,7 +32,8 @@ def waves(seconds: list[float], files: list[Path], max_seconds: float) -> Arrays
         f"noise_{length:g}s": (0.1 * np.random.RandomState(0).standard_normal(round(length * SAMPLE_RATE_HZ)))
         for length in seconds
     }
-    found |= {path.stem: load_audio(path)[: round(max_seconds * SAMPLE_RATE_HZ)] for path in files}
+    for i, path in enumerate(files):
+        found[f"{i}_{path.stem}"] = load_audio(path)[: round(max_seconds * SAMPLE_RATE_HZ)]
     return {name: wave.astype(np.float32) for name, wave in found.items()}
 
 
@@ -80,7 +81,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("folder", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--seconds", type=float, nargs="*", default=[1.0, 7.77], help="of noise")
+    parser.add_argument("--seconds", type=float, nargs="+", default=[1.0, 7.77], help="of noise")
     parser.add_argument("--audio", type=Path, nargs="*", default=[], help="files")
     parser.add_argument("--max_seconds", type=float, default=10.0, help="of each file")
     args = parser.parse_args()

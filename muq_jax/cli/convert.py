@@ -11,8 +11,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
         metavar="SRC",
-        help="a folder with config.json and PyTorch weights, a file of weights beside its config.json, or a "
-        "run's work directory",
+        help="a folder with config.json and PyTorch weights, a file of weights in one, a run's work "
+        "directory, or an id on the hub",
     )
     parser.add_argument("destination", metavar="DST", help="the model folder to write")
     parser.add_argument("--tokenizer", metavar="FILE", help="tokenizer.json of a MuQ-MuLan's text encoder")

@@ -4,7 +4,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from muq_jax.convert import hub, musicfm
 from muq_jax.convert.reader import (
     CONFIG,
     INDEX,
+    TORCH_SUFFIXES,
     WEIGHTS,
     read_file,
     read_files,
@@ -71,7 +72,8 @@ def find(
     """Returns the folder of that name or, where there is none, the one of that model on the hub.
 
     Args:
-        folder_or_hub_id: a folder, which never touches the network, or `owner/name`.
+        folder_or_hub_id: a folder or a file of weights in one, which never touch the network, or
+            `owner/name`.
         cache_dir, revision, local_files_only: of `hub.fetch`.
 
     Raises:
@@ -86,6 +88,8 @@ def find(
             f"was there before; rename it to {path.name}."
         )
     if path.exists():
+        if path.suffix in (*TORCH_SUFFIXES, ".safetensors"):
+            return path
         raise UserError(f"{path} is a file; give the folder that holds {CONFIG} and {WEIGHTS}.")
     text = os.fspath(folder_or_hub_id)
     if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", text):
@@ -104,7 +108,7 @@ def model_type(config: Mapping[str, Any]) -> str | None:
     Upstream's files do not say; they are known by their keys.
     """
     if "model_type" in config:
-        return config["model_type"]
+        return str(config["model_type"])
     return next((name for name, keys in _KEYS.items() if keys <= config.keys()), None)
 
 
@@ -136,6 +140,11 @@ def describe(path: Path) -> tuple[dict[str, Any], list[Path]]:
     folder = path.parent if path.is_file() else path
     if not (folder / CONFIG).is_file():
         torch_files = [path] if path.is_file() else torch_weights(folder)
+        if len(torch_files) > 1:
+            names = ", ".join(file.name for file in torch_files)
+            raise UserError(
+                f"{folder} has no {CONFIG}, and of weights {names}; give the path of one of them."
+            )
         if len(torch_files) == 1 and musicfm.is_musicfm(tensors := read_file(torch_files[0])):
             return musicfm.released_config(tensors, torch_files[0]), torch_files
     config = read_json(folder / CONFIG)
@@ -143,7 +152,8 @@ def describe(path: Path) -> tuple[dict[str, Any], list[Path]]:
 
 
 def licences(folder: Path) -> dict[str, bytes]:
-    """Returns a folder's licence files by name."""
+    """Returns the licence files of a folder, or of a file's, by name."""
+    folder = folder.parent if folder.is_file() else folder
     return {path.name: path.read_bytes() for path in sorted(folder.glob("LICENSE*")) if path.is_file()}
 
 
@@ -154,6 +164,7 @@ def write(
     digest: str,
     beside: Mapping[str, bytes] | None = None,
     facts: Sequence[str] = (),
+    check: Callable[[Path], None] | None = None,
 ) -> None:
     """Writes a model folder beside its place and then moves it there; a model that was there is replaced.
 
@@ -165,6 +176,7 @@ def write(
         beside: other files by name: a tokenizer, and `licences`, without which those of the model that is
             replaced stay.
         facts: sentences for the card, such as what the model was trained on.
+        check: is given the folder before it is in its place; what it raises leaves everything as it was.
 
     Raises:
         UserError: `folder` holds something that is not a model, or the disk is full.
@@ -197,6 +209,8 @@ def write(
             # A power cut after the swap would otherwise leave empty files where a model was.
             with path.open("rb+") as file:
                 os.fsync(file.fileno())
+        if check is not None:
+            check(unfinished)
         _swap(unfinished, folder)
     except OSError as error:
         size = sum(array.nbytes for array in tensors.values()) / 2**20

@@ -88,6 +88,8 @@ def push(model: Saveable, repo_id: str, *, private: bool = True, revision: str |
             folder = Path(parent) / repo_id.rpartition("/")[2]
             model.save_pretrained(folder)
             api.create_repo(repo_id, private=private, exist_ok=True)
+            if revision is not None:
+                api.create_branch(repo_id, branch=revision, exist_ok=True)
             api.upload_folder(repo_id=repo_id, folder_path=folder, revision=revision)
     except UserError:
         raise

@@ -12,9 +12,9 @@ import numpy as np
 
 from muq_jax import __version__
 from muq_jax.convert import folder as model_folder
-from muq_jax.convert import rules, verify
+from muq_jax.convert import rules, safetensors_file, verify
 from muq_jax.convert.kinds import KINDS, Kind
-from muq_jax.convert.reader import CONFIG, read_files
+from muq_jax.convert.reader import CONFIG, WEIGHTS, read_files
 from muq_jax.convert.rules import Tensors
 from muq_jax.errors import UserError
 from muq_jax.text.tokenizer import FILE as TOKENIZER
@@ -69,15 +69,24 @@ def port(
         UserError: the weights cannot be read, do not fit, are damaged, or are not what was recorded; nothing
             is written.
     """
-    found = _read(Path(source))
+    found = read_source(Path(source))
     if tokenizer is not None:
+        if found.kind.name != "mulan":
+            raise UserError(f"{source} is a {found.kind.name}, which reads no text: give no tokenizer.")
         found.beside[TOKENIZER] = _tokenizer(Path(tokenizer), found.config).source
     report, used = _prove(found, str(source), activations)
     table = found.kind.table(found.config)
     whole = rules.complete(used, table, rules.unused_of(found.tensors, table))
     beside = found.beside | {REPORT: (json.dumps(report, indent=2) + "\n").encode()}
     described = found.kind.write_config(found.config)
-    model_folder.write(destination, described, whole, report["params_sha256"], beside, found.run)
+    digest = report["params_sha256"]
+
+    def check(folder: Path) -> None:
+        found_there = rules.params_sha256(safetensors_file.Stored(folder / WEIGHTS, used))
+        if found_there != digest:
+            raise UserError(f"{folder / WEIGHTS} does not hold what was written to it; nothing was changed.")
+
+    model_folder.write(destination, described, whole, digest, beside, found.run, check)
     return report
 
 
@@ -88,7 +97,7 @@ def prove(
 
     Args and errors are those of `port`.
     """
-    return _prove(_read(Path(source)), str(source), activations)[0]
+    return _prove(read_source(Path(source)), str(source), activations)[0]
 
 
 def _prove(
@@ -117,7 +126,12 @@ def _prove(
     return report, used
 
 
-def _read(source: Path) -> Source:
+def read_source(source: Path) -> Source:
+    """Returns the weights in a folder, a file beside its config.json, a run, or on the hub.
+
+    Raises:
+        UserError: there are none, they are damaged, or of no known kind.
+    """
     path = source if source.is_file() else model_folder.find(source)
     if model_folder.is_work_directory(path):
         return _read_run(path)
@@ -131,7 +145,7 @@ def _read(source: Path) -> Source:
         )
     config = KINDS[name].read_config(data)
     beside = model_folder.licences(folder)
-    if (folder / TOKENIZER).is_file():
+    if name == "mulan" and (folder / TOKENIZER).is_file():
         beside[TOKENIZER] = _tokenizer(folder / TOKENIZER, config).source
     described = {file.name: _sha256(file) for file in files}
     return Source(KINDS[name], config, read_files(files), described, beside)
@@ -165,10 +179,10 @@ def _by_running(found: Source, name: str, activations: str | os.PathLike[str] | 
         report["nearest_texts_cosine"] = nearest
     if activations is None:
         return report | {"original": NOT_COMPARED}
-    differences = verify.against(activations, found.config, variables)
+    differences = verify.against(activations, found.kind.name, found.config, variables)
     wrong = [f"{d.what}: {d.largest:.1e} (at most {d.bound:.0e})" for d in differences if not d.within]
     if wrong:
-        raise UserError(f"{name} is not the model of {activations}: {'; '.join(wrong[:8])}.")
+        raise UserError(f"{name} differs from {activations} by more than rounding: {'; '.join(wrong[:8])}.")
     return report | {"original": {difference.what: difference.largest for difference in differences}}
 
 

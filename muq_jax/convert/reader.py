@@ -27,7 +27,7 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise UserError(f"{path} does not exist. A model folder holds {CONFIG} and {WEIGHTS}.") from None
     except OSError as error:
         raise UserError(f"{path} could not be read: {error.strerror}.") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not readable as JSON: {error}") from None
     if not isinstance(value, dict):
         raise UserError(

@@ -88,10 +88,10 @@ class Unused:
     dtype: str = "float32"
 
     def covers(self, name: str) -> bool:
-        """Whether a tensor of this canonical name is meant."""
+        """Whether a tensor of this canonical name is meant, or what weight norm's pair was folded to."""
         if self.shape is None:
             return name.startswith(self.torch.removesuffix("*"))
-        return name == canonical_name(self.torch)
+        return canonical_name(self.torch) in (name, f"{name}_v")
 
 
 @dataclass(frozen=True)
@@ -256,7 +256,9 @@ def _canonical(tensors: Mapping[str, np.ndarray], wanted: Mapping[str, tuple[int
 
 def _impossible(name: str, array: np.ndarray, *, zero_is_fine: bool) -> str:
     """What no training can have left in a tensor in use; empty if there is no such thing."""
-    if not np.isfinite(array).all():
+    with np.errstate(over="ignore"):
+        values = array.astype(np.float32) if array.dtype == np.float64 else array
+    if not np.isfinite(values).all():
         return f"{name} holds NaN or infinity"
     if array.ndim > 1 and array.size and not zero_is_fine and not array.any():
         return f"{name} is all zeros"

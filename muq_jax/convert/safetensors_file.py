@@ -8,9 +8,9 @@ the other has written.
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -33,6 +33,13 @@ _LENGTH = 8  # bytes of the header's length
 _LARGEST_HEADER = 100 * 2**20  # as the library: a damaged length must not ask for terabytes
 
 
+class _Place(NamedTuple):
+    dtype: np.dtype
+    shape: list[int]
+    first: int  # byte of the file
+    stop: int
+
+
 def read(path: Path) -> dict[str, np.ndarray]:
     """Returns the tensors of a file by name, as read-only arrays mapped from it.
 
@@ -40,24 +47,33 @@ def read(path: Path) -> dict[str, np.ndarray]:
         ValueError: the file is not a whole one.
         OSError: it cannot be read.
     """
-    with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        length = int.from_bytes(file.read(_LENGTH), "little")
-        if size < _LENGTH or length > min(size - _LENGTH, _LARGEST_HEADER):
-            raise ValueError(f"a header of {length} bytes in a file of {size}")
-        header = json.loads(file.read(length).decode("utf-8"))
-    if not isinstance(header, dict):
-        raise ValueError("a header that is no object")
-    header.pop("__metadata__", None)
-    start = _LENGTH + length
-    data = np.memmap(path, np.uint8, "r", start) if size > start else np.zeros(0, np.uint8)
-    placed = {name: _place(name, entry) for name, entry in header.items()}
-    if (end := max((stop for *_, stop in placed.values()), default=0)) != data.size:
-        raise ValueError(f"{data.size} bytes of tensors where the header lists {end}")
+    places = _places(path)
+    data = np.memmap(path, np.uint8, "r")
     return {
-        name: data[first:stop].view(dtype).reshape(shape)
-        for name, (dtype, shape, first, stop) in placed.items()
+        name: data[place.first : place.stop].view(place.dtype).reshape(place.shape)
+        for name, place in places.items()
     }
+
+
+class Stored(Mapping[str, np.ndarray]):
+    """Some tensors of a file, each read from the disk when it is asked for, and not kept."""
+
+    def __init__(self, path: Path, names: Collection[str]) -> None:
+        """The errors are those of `read`."""
+        self._path, self._names, self._places = path, names, _places(path)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        place = self._places[name]
+        with self._path.open("rb") as file:
+            file.seek(place.first)
+            data = file.read(place.stop - place.first)
+        return np.frombuffer(data, place.dtype).reshape(place.shape)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def write(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray]) -> None:
@@ -82,7 +98,32 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray]) -> No
             file.write(array.reshape(-1).view(np.uint8).data)
 
 
-def _place(name: str, entry: Any) -> tuple[np.dtype, list[int], int, int]:
+def _places(path: Path) -> dict[str, _Place]:
+    """Where each tensor of a file lies, by its header."""
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        length = int.from_bytes(file.read(_LENGTH), "little")
+        if size < _LENGTH or length > min(size - _LENGTH, _LARGEST_HEADER):
+            raise ValueError(f"a header of {length} bytes in a file of {size}")
+        try:
+            header = json.loads(file.read(length).decode("utf-8"))
+        except RecursionError:
+            raise ValueError("a header nested too deeply") from None
+    if not isinstance(header, dict):
+        raise ValueError("a header that is no object")
+    header.pop("__metadata__", None)
+    start = end = _LENGTH + length
+    places = {name: _place(name, entry, start) for name, entry in header.items()}
+    for place in sorted(places.values(), key=lambda place: (place.first, place.stop)):
+        if place.first != end:
+            raise ValueError(f"tensors that overlap or leave a gap at byte {end}")
+        end = place.stop
+    if end != size:
+        raise ValueError(f"{size} bytes where the header lists {end}")
+    return places
+
+
+def _place(name: str, entry: Any, start: int) -> _Place:
     """Type, shape, first and last byte that a header gives a tensor."""
     try:
         dtype, shape, (first, stop) = _DTYPES[entry["dtype"]], entry["shape"], entry["data_offsets"]
@@ -93,4 +134,4 @@ def _place(name: str, entry: Any) -> tuple[np.dtype, list[int], int, int]:
         raise ValueError(f"an entry for {name} that cannot be")
     if stop - first != math.prod(shape) * dtype.itemsize:
         raise ValueError(f"{stop - first} bytes for {name}, of shape {shape}")
-    return dtype, shape, first, stop
+    return _Place(dtype, shape, start + first, start + stop)

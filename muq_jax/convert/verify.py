@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -66,21 +67,28 @@ def nearest_texts(config: MuLanConfig, variables: Tree) -> float:
     return float((vectors @ vectors.T)[~np.eye(len(vectors), dtype=bool)].max())
 
 
-def against(recorded: str | os.PathLike[str], config: Any, variables: Tree) -> list[Difference]:
+def against(recorded: str | os.PathLike[str], kind: str, config: Any, variables: Tree) -> list[Difference]:
     """Compares a MuQ or MuQ-MuLan with what `experiments/record_activations.py` recorded of the original.
 
     Raises:
-        UserError: the file cannot be read, or holds another kind of model's activations.
+        UserError: the file cannot be read, holds another kind of model's activations, or none.
     """
     arrays = _read(Path(recorded))
-    kind = "mulan" if isinstance(config, MuLanConfig) else "muq"
+    comparisons = {"muq": _muq_differences, "musicfm": _muq_differences, "mulan": _mulan_differences}
+    if kind not in comparisons:
+        raise UserError(f"a {kind} has no activations to be compared.")
     if str(arrays.get("model_type")) != kind:
         raise UserError(
             f"{recorded} holds activations of {arrays.get('model_type')}, the model is a {kind}; record them "
             "with experiments/record_activations.py."
         )
-    compare = _mulan_differences if kind == "mulan" else _muq_differences
-    return list(compare(arrays, config, variables))
+    try:
+        found = list(comparisons[kind](arrays, config, variables))
+    except KeyError as error:
+        raise UserError(f"{recorded} is incomplete: it lacks {error}; record it again.") from None
+    if not found:
+        raise UserError(f"{recorded} holds nothing to be compared; record it again.")
+    return found
 
 
 def _muq_differences(arrays: Mapping[str, np.ndarray], config: Any, variables: Tree) -> Iterator[Difference]:
@@ -123,9 +131,12 @@ def _named(arrays: Mapping[str, np.ndarray], prefix: str) -> list[str]:
 
 def _read(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream:
+            file = np.load(stream, allow_pickle=False)
+            if isinstance(file, np.ndarray):
+                raise ValueError("one array without a name")
             return dict(file)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist.") from None
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is not a whole .npz file ({error}).") from None

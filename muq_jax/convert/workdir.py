@@ -40,15 +40,15 @@ def read_run(folder: Path) -> Run:
     Raises:
         UserError: the run has no whole checkpoint, or trains another kind of model.
     """
-    step = _newest_step(folder)
+    step = newest_step(folder)
     kind = checkpoint.load_meta(folder, step).get("model", {}).get("model_type")
     if kind == "mel_rvq":
-        config, variables = read_mel_rvq(folder)
+        config, variables = read_mel_rvq(folder, step)
         return Run(kind, config, variables, {}, step, _facts(folder, step))
-    return Run("muq", *read_muq(folder), step, _facts(folder, step))
+    return Run("muq", *read_muq(folder, step), step, _facts(folder, step))
 
 
-def read_muq(folder: Path) -> tuple[MuQConfig, Tree, Tensors]:
+def read_muq(folder: Path, step: int | None = None) -> tuple[MuQConfig, Tree, Tensors]:
     """Returns configuration and variables of the MuQ that a run has trained, and what else an export holds.
 
     That is, by PyTorch name, the random projection that made the run's targets, if it did.
@@ -56,7 +56,7 @@ def read_muq(folder: Path) -> tuple[MuQConfig, Tree, Tensors]:
     Raises:
         UserError: the run has no whole checkpoint, or trains another kind of model.
     """
-    described, items = _newest(folder, "muq")
+    described, items = _load(folder, step, "muq")
     config = from_upstream_json(described)
     variables = {"params": items["params"], "batch_stats": items["model_state"]["batch_stats"]}
     if config.rvq is not None:
@@ -65,13 +65,13 @@ def read_muq(folder: Path) -> tuple[MuQConfig, Tree, Tensors]:
     return config, _checked(variables, muq_table.template(config), folder), drawn
 
 
-def read_mel_rvq(folder: Path) -> tuple[MelRVQConfig, Tree]:
+def read_mel_rvq(folder: Path, step: int | None = None) -> tuple[MelRVQConfig, Tree]:
     """Returns configuration and variables of the Mel-RVQ that a run has trained, or that its MuQ carries.
 
     Raises:
         UserError: the run has no whole checkpoint, or its model has no Mel-RVQ.
     """
-    described, items = _newest(folder, "mel_rvq", "muq")
+    described, items = _load(folder, step, "mel_rvq", "muq")
     if described["model_type"] == "muq":
         config, variables = from_upstream_json(described).mel_rvq, items["model_state"]["rvq"]
     else:
@@ -81,8 +81,8 @@ def read_mel_rvq(folder: Path) -> tuple[MelRVQConfig, Tree]:
     return config, _checked(variables, mel_rvq_table.template(config), folder)
 
 
-def _newest(folder: Path, *expected: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    step = _newest_step(folder)
+def _load(folder: Path, step: int | None, *expected: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    step = newest_step(folder) if step is None else step
     described = checkpoint.load_meta(folder, step).get("model", {})
     found = described.get("model_type")
     if found not in expected:
@@ -99,7 +99,12 @@ def _checked(variables: Tree, template: Tree, folder: Path) -> Tree:
     return variables
 
 
-def _newest_step(folder: Path) -> int:
+def newest_step(folder: Path) -> int:
+    """Returns the step of a run's newest whole checkpoint.
+
+    Raises:
+        UserError: there is none yet.
+    """
     step = checkpoint.newest_step(folder)
     if step is None:
         raise UserError(f"{folder} has no whole checkpoint yet; let the run reach its first one.")

@@ -141,13 +141,15 @@ class MuQMuLan:
 
         Args:
             wavs, sampling_rate, num_samples: as for `extract_audio_latents`.
-            texts, compat: as for `extract_text_latents`.
+            texts, compat: as for `extract_text_latents`; audio is heard alone in either case, as by upstream.
 
         Raises:
             UserError: both or none of `wavs` and `texts`, or audio without `sampling_rate`.
         """
         if (wavs is None) == (texts is None):
             raise UserError("give either wavs or texts.")
+        if compat not in COMPATS:
+            raise UserError(f"compat is {compat!r}; expected one of {', '.join(COMPATS)}.")
         if wavs is None:
             return self.extract_text_latents(texts, compat=compat)
         if sampling_rate is None:
@@ -196,8 +198,10 @@ class MuQMuLan:
         """
         if compat not in COMPATS:
             raise UserError(f"compat is {compat!r}; expected one of {', '.join(COMPATS)}.")
-        if isinstance(texts, str) or not texts or not all(isinstance(text, str) for text in texts):
-            raise UserError(f"texts is {texts!r:.80}; expected a list of at least one text.")
+        given = texts
+        texts = [] if isinstance(given, str) or given is None else list(given)
+        if not texts or not all(isinstance(text, str) for text in texts):
+            raise UserError(f"texts is {given!r:.80}; expected a list of at least one text.")
         if self.tokenizer is None:
             raise UserError(
                 f"this model has no tokenizer: its folder holds no {TOKENIZER}. Put the one of "

@@ -28,6 +28,7 @@ class MuLanConfig:
             tower has no projection before it, so its width is the XLM-RoBERTa's.
         latent_size: E, of the shared space.
         clip_seconds: length of the clips that a track is cut into.
+        decoupled_loss: whether a pair is left out of its own denominator in training.
     """
 
     muq: MuQConfig = dataclasses.field(default_factory=MuQConfig)
@@ -39,6 +40,7 @@ class MuLanConfig:
     text_transformer: TransformerConfig = dataclasses.field(default_factory=TransformerConfig)
     latent_size: int = 512
     clip_seconds: int = 10
+    decoupled_loss: bool = True
 
     def __post_init__(self) -> None:
         for name in ("latent_size", "clip_seconds"):

@@ -59,7 +59,7 @@ def _upstream_keys(config: MuLanConfig) -> dict[str, Any]:
             "sr": config.muq.mel.sample_rate_hz,
             "clip_secs": config.clip_seconds,
             "dim_latent": config.latent_size,
-            "decoupled_contrastive_learning": True,
+            "decoupled_contrastive_learning": config.decoupled_loss,
             "hierarchical_contrastive_loss": False,
             "hierarchical_contrastive_loss_layers": None,
             "sigmoid_contrastive_loss": False,
@@ -93,8 +93,11 @@ def _read_upstream_keys(data: dict[str, Any]) -> dict[str, Any]:
     for key, known in (("audio_model.name", "muq"), ("text_model.name", "xlm-roberta-base")):
         if known not in value(key, str).lower():
             raise UserError(f"config.json: {key} is {value(key, str)!r}; only {known!r} is supported")
-    if value("mulan.hierarchical_contrastive_loss", bool, False):
-        raise UserError("config.json: mulan.hierarchical_contrastive_loss is true, which is not supported")
+    for loss in ("hierarchical_contrastive_loss", "sigmoid_contrastive_loss"):
+        if value(f"mulan.{loss}", bool, False):
+            raise UserError(f"config.json: mulan.{loss} is true, which is not supported")
+    if (rate := value("mulan.sr", int, MuLanConfig().muq.mel.sample_rate_hz)) != 24_000:
+        raise UserError(f"config.json: mulan.sr is {rate}; a MuQ hears 24000 Hz")
     width = value("text_transformer.dim", int)
     if value("text_model.model_dim", int, width) != width:
         raise UserError(
@@ -107,4 +110,5 @@ def _read_upstream_keys(data: dict[str, Any]) -> dict[str, Any]:
         "text_transformer": transformer("text_transformer"),
         "latent_size": value("mulan.dim_latent", int),
         "clip_seconds": value("mulan.clip_secs", int, 10),
+        "decoupled_loss": value("mulan.decoupled_contrastive_learning", bool, True),
     }

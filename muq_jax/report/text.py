@@ -9,14 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from muq_jax.checkpoint import load_meta, newest_step
+from muq_jax.checkpoint import newest_step
 from muq_jax.convert import folder as model_folder
-from muq_jax.convert import mel_rvq, muq
+from muq_jax.convert.port import Source, read_source
 from muq_jax.convert.reader import CONFIG, read_json
-from muq_jax.convert.rules import flatten, params_sha256
-from muq_jax.errors import UserError
-from muq_jax.inference.mel_rvq import MelRVQ
-from muq_jax.inference.pretrained import MuQ
+from muq_jax.convert.rules import flatten, from_torch, params_sha256, to_torch
 from muq_jax.train.health import HEALTH_SPLIT
 from muq_jax.train.metrics import METRICS_FILE, Row, read_rows
 
@@ -62,13 +59,12 @@ def proved(report: Mapping[str, Any]) -> str:
 
 
 def _describe_folder(source: Path) -> str:
-    kind = model_folder.model_type(read_json(source / CONFIG))
-    config, variables, sha256 = _load(source, kind)
+    found, variables, sha256 = _load(source)
     licence = next(iter(model_folder.licences(source).values()), b"").decode(errors="replace").strip()
     return "\n".join(
         [
-            f"{source}: model folder, {kind}",
-            *_groups(config),
+            f"{source}: model folder, {found.kind.name}",
+            *_groups(dataclasses.asdict(found.config)),
             f"licence: {licence.splitlines()[0].strip() if licence else 'no file says'}",
             _sizes(variables),
             f"params sha256 {sha256}",
@@ -86,7 +82,7 @@ def _describe_run(source: Path) -> str:
     ]
     lines += _groups(settings)
     if step is not None:
-        _, variables, sha256 = _load(source, load_meta(source, step).get("model", {}).get("model_type"))
+        _, variables, sha256 = _load(source)
         lines.append(_sizes(variables))
     rows = read_rows(source / METRICS_FILE)
     for split in ("train", "valid"):
@@ -100,21 +96,12 @@ def _describe_run(source: Path) -> str:
     return "\n".join(lines)
 
 
-def _load(source: Path, kind: str | None) -> tuple[Mapping[str, Any], Mapping[str, Any], str]:
-    """Returns configuration, variables and digest of what is trained or stored there."""
-    if kind == "muq":
-        model = MuQ.from_pretrained(source)
-        tensors = muq.to_torch_names(model.variables, model.config)
-        return _as_tree(model.config), model.variables, params_sha256(tensors)
-    if kind == "mel_rvq":
-        rvq = MelRVQ.from_pretrained(source)
-        tensors = mel_rvq.to_torch_names(rvq.variables, rvq.config)
-        return _as_tree(rvq.config), rvq.variables, params_sha256(tensors)
-    raise UserError(f"{source}: a model of type {kind!r}; expected muq or mel_rvq.")
-
-
-def _as_tree(config: Any) -> dict[str, Any]:
-    return dataclasses.asdict(config)
+def _load(source: Path) -> tuple[Source, Mapping[str, Any], str]:
+    """Returns what is trained or stored there, its variables and its digest."""
+    found = read_source(source)
+    table, template = found.kind.table(found.config), found.kind.template(found.config)
+    variables = from_torch(found.tensors, table, template, str(source))
+    return found, variables, params_sha256(to_torch(variables, table))
 
 
 def _groups(tree: Mapping[str, Any]) -> list[str]:

@@ -6,6 +6,7 @@ import pytest
 from experiments.make_goldens import noise_wave
 from experiments.original import random_tensors
 from muq_jax import MuQ, MusicFM
+from muq_jax.cli import main
 from muq_jax.convert import musicfm, rules
 from muq_jax.convert.port import port
 from muq_jax.errors import UserError
@@ -105,6 +106,20 @@ def test_statistics_are_needed(release):
     (release / "msd_stats.json").write_text('{"melspec_2048_mean": 1}')
     with pytest.raises(UserError, match=r"melspec_2048_mean and melspec_2048_std are expected"):
         MusicFM.from_pretrained(release)
+
+
+def test_two_releases_in_one_folder_are_told_apart(release, tensors, torch_format, tmp_path):
+    wrapped = {f"model.{name}": np.asarray(2 * tensor) for name, tensor in tensors.items()}
+    torch_format(release / "pretrained_fma.pt", {"state_dict": wrapped})
+    (release / "fma_stats.json").write_text(json.dumps(STATS | {"melspec_2048_mean": 1.5}))
+    with pytest.raises(UserError, match=r"pretrained_fma\.pt, pretrained_msd\.pt; give the path of one"):
+        MusicFM.from_pretrained(release)
+    found = {name: MusicFM.from_pretrained(release / f"pretrained_{name}.pt") for name in ("fma", "msd")}
+    assert (found["fma"].config.mel.mean, found["msd"].config.mel.mean) == (1.5, 6.5)
+    np.testing.assert_array_equal(
+        found["fma"].params["head"]["bias"], 2 * found["msd"].params["head"]["bias"]
+    )
+    assert main(["info", str(release / "pretrained_fma.pt")]) == 0
 
 
 def test_a_tensor_that_is_lacking_is_named(release, tensors, torch_format):

@@ -113,6 +113,49 @@ def test_activations_of_the_original_are_held_against_it(source, tmp_path):
     assert max(report["original"].values()) < 1e-5
 
 
+def test_activations_that_compare_nothing_are_refused(source, tmp_path):
+    record(tmp_path / "recorded.npz", source)
+    whole = (tmp_path / "recorded.npz").read_bytes()
+    np.savez(tmp_path / "empty.npz", model_type="muq")
+    np.savez(tmp_path / "half.npz", model_type="muq", wave_x=noise_wave(1))
+    np.save(tmp_path / "array.npz.npy", np.zeros(3))
+    (tmp_path / "array.npz.npy").rename(tmp_path / "array.npz")
+    (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
+    for name, message in (
+        ("empty", "holds nothing to be compared"),
+        ("half", "is incomplete: it lacks 'hidden_x'"),
+        ("array", "one array without a name"),
+        ("cut", r"not a whole \.npz file"),
+        ("absent", "does not exist"),
+    ):
+        with pytest.raises(UserError, match=message):
+            port(source, tmp_path / "model", activations=tmp_path / f"{name}.npz")
+        assert not (tmp_path / "model").exists()
+
+
+def test_what_is_written_is_read_back(source, tmp_path, monkeypatch):
+    from muq_jax.convert import folder as model_folder
+
+    def damages(path, tensors):
+        write_tensors(path, tensors)
+        data = bytearray(path.read_bytes())
+        data[-5] ^= 1
+        path.write_bytes(data)
+
+    monkeypatch.setattr(model_folder, "write_tensors", damages)
+    with pytest.raises(UserError, match="does not hold what was written to it"):
+        port(source, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_tokenizer_is_a_mulans(source, tokenizer_json, tmp_path):  # noqa: F811
+    with pytest.raises(UserError, match="is a muq, which reads no text"):
+        port(source, tmp_path / "model", tokenizer=tokenizer_json)
+    (source / "tokenizer.json").write_text("whatever")
+    port(source, tmp_path / "model")
+    assert not (tmp_path / "model/tokenizer.json").exists()
+
+
 def test_another_models_activations_stop_it(source, tmp_path):
     states = hidden(source, noise_wave(1))[:, 0]
     states[1, 3, 5] += 0.1
@@ -153,6 +196,7 @@ def test_damaged_weights_are_refused_and_nothing_is_written(source, tensors, tmp
 
 def test_a_mulan_takes_its_tokenizer_along(folder, tokenizer_json, tmp_path):  # noqa: F811
     port(folder, tmp_path / "a")
+    assert main(["info", str(tmp_path / "a")]) == 0
     found = muq_jax.MuQMuLan.from_pretrained(tmp_path / "a")(texts=TEXTS)
     np.testing.assert_array_equal(found, muq_jax.MuQMuLan.from_pretrained(folder)(texts=TEXTS))
     (tmp_path / "a/tokenizer.json").unlink()
@@ -189,5 +233,8 @@ def test_the_command(source, tmp_path, capsys):
     assert "\noriginal: noise, layer 2: " in capsys.readouterr().out
     assert main(["verify", str(tmp_path / "model"), *against]) == 0
     assert "\noriginal: noise, layer 2: " in capsys.readouterr().out
+    capsys.readouterr()
+    assert main(["info", str(tmp_path / "model")]) == 0
+    assert "model folder, muq" in capsys.readouterr().out
     assert main(["convert", str(Path(tmp_path / "none")), str(tmp_path / "model")]) == 1
     assert "There is no folder" in capsys.readouterr().err

@@ -206,6 +206,13 @@ def test_an_unused_tensor_may_hold_anything(tensors):
     rules.from_torch(tensors | {"constant": np.full(3, np.nan)}, TABLE, TEMPLATE)
 
 
+def test_what_overflows_in_float32_is_refused(tensors):
+    tensors["head.bias"] = tensors["head.bias"].astype(np.float64)
+    tensors["head.bias"][0] = 1e300
+    with pytest.raises(UserError, match=r"head\.bias holds NaN or infinity"):
+        rules.from_torch(tensors, TABLE, TEMPLATE)
+
+
 def test_a_matrix_of_zeros_is_refused_unless_it_has_a_reason(tensors):
     tensors["head.weight"][:] = 0
     tensors["head.bias"][:] = 0  # a fresh bias

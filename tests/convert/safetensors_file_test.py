@@ -69,6 +69,12 @@ def damaged(entry):
     return len(header).to_bytes(8, "little") + header + bytes(8)
 
 
+def two_entries(first, second, shape=2):
+    entries = [{"dtype": "F32", "shape": [shape], "data_offsets": place} for place in (first, second)]
+    header = json.dumps({"a": entries[0], "b": entries[1]}).encode()
+    return len(header).to_bytes(8, "little") + header + bytes(8)
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -87,6 +93,9 @@ def damaged(entry):
         damaged({"dtype": "F32", "shape": [2], "data_offsets": [0]}),
         damaged({"dtype": "F32", "shape": 2, "data_offsets": [0, 8]}),
         damaged(["F32"]),
+        (40_000).to_bytes(8, "little") + b"[" * 40_000,
+        two_entries([0, 8], [0, 8]),
+        two_entries([0, 4], [4, 8], shape=1)[:-8] + bytes(9),
     ],
 )
 def test_what_is_not_whole_is_refused(tmp_path, data):

@@ -31,9 +31,9 @@ def folder(golden, tokenizer_json, tmp_path_factory):  # noqa: F811
     path = tmp_path_factory.mktemp("mulan")
     tensors = random_tensors(json.loads(str(golden["shapes"])))
     words = "mulan.text.model.embeddings.word_embeddings.weight"
-    tensors[words] = np.resize(tensors[words], (300, 48))
+    tensors[words] = np.resize(tensors[words], (150, 48))
     described = mulan_to_json(small_config())
-    described["muq_jax"]["roberta"]["vocab_size"] = 300
+    described["muq_jax"]["roberta"]["vocab_size"] = 150
     (path / "config.json").write_text(json.dumps(described))
     (path / "tokenizer.json").write_bytes(tokenizer_json.read_bytes())
     write_tensors(path / "model.safetensors", tensors)
@@ -121,6 +121,7 @@ def test_mistakes_are_named(mulan, folder, tmp_path):
         (lambda: mulan(wavs=[wave]), "wavs need sampling_rate"),
         (lambda: mulan(texts="piano"), "texts is 'piano'; expected a list"),
         (lambda: mulan(texts=[]), r"texts is \[\]; expected a list"),
+        (lambda: mulan(wavs=[wave], sampling_rate=24_000, compat="x"), "compat is 'x'"),
         (lambda: mulan(texts=["a"], compat="x"), "compat is 'x'"),
         (lambda: mulan(wavs=[wave[:0]], sampling_rate=24_000), "clip 0 has no samples"),
         (lambda: muq_jax.MuQ.from_pretrained(folder), r"Load it with muq_jax\.MuQMuLan"),
@@ -140,6 +141,18 @@ def test_upstreams_configuration_is_read_and_written():
     written = mulan_to_json(config)
     assert "muq_jax" not in written
     assert {name: written[name] for name in upstream} == upstream
+
+
+def test_what_training_alone_reads_survives_the_file():
+    upstream = upstream_mulan_config(1024, 768, 0, 768, 8, 8, 64, 512)
+    upstream["mulan"]["decoupled_contrastive_learning"] = False
+    assert mulan_to_json(mulan_from_json(upstream))["mulan"] == upstream["mulan"]
+
+
+def test_texts_may_be_any_sequence(mulan):
+    expected = mulan(texts=TEXTS)
+    np.testing.assert_array_equal(mulan(texts=np.array(TEXTS)), expected)
+    np.testing.assert_array_equal(mulan(texts=(text for text in TEXTS)), expected)
 
 
 def test_small_towers_survive_the_file():
@@ -162,6 +175,7 @@ def test_small_towers_survive_the_file():
             {"mulan": {"dim_latent": 512, "hierarchical_contrastive_loss": True}},
             "hierarchical_contrastive_loss is true, which is not supported",
         ),
+        ({"mulan": {"dim_latent": 512, "sr": 16_000}}, r"mulan\.sr is 16000; a MuQ hears 24000 Hz"),
     ],
 )
 def test_a_configuration_that_is_not_this_model_is_refused(change, message):

@@ -18,7 +18,7 @@ TEXTS = [
 
 @pytest.fixture(scope="module")
 def tokenizer(tokenizer_json):
-    return Tokenizer(tokenizer_json, pad_id=1, vocab_size=1000)
+    return Tokenizer(tokenizer_json, pad_id=1, vocab_size=150)
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -43,10 +43,11 @@ def test_padding():
 
 def test_another_models_tokenizer_is_refused(tokenizer_json, tmp_path):
     with pytest.raises(UserError, match="the id of <pad> is 1, the model's is 0"):
-        Tokenizer(tokenizer_json, pad_id=0, vocab_size=1000)
+        Tokenizer(tokenizer_json, pad_id=0, vocab_size=150)
     size = Library.from_file(str(tokenizer_json)).get_vocab_size()
-    with pytest.raises(UserError, match=f"has {size} tokens, the model 20"):
-        Tokenizer(tokenizer_json, pad_id=1, vocab_size=20)
+    for other in (size - 1, 2 * size):  # too few rows; another language's, such as an English RoBERTa's
+        with pytest.raises(UserError, match=f"has {size} tokens, the model {other}"):
+            Tokenizer(tokenizer_json, pad_id=1, vocab_size=other)
 
 
 def test_a_file_that_is_no_tokenizer_is_named(tmp_path):
