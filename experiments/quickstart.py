@@ -158,7 +158,8 @@ def muq_configuration(size: Size, corpus: Corpus, workdir: Path) -> ConfigDict:
         config.model.conformer.width = 128
         config.model.conformer.num_layers = 3
         config.model.conformer.ffn_width = 512
-        config.optim.frozen = ()  # so small a front end costs little, and in minutes a frozen one serves worse
+        # So small a front end costs little to train, and in minutes a frozen one serves worse.
+        config.optim.frozen = ()
     config.optim.peak_lr = 7e-4
     config.optim.warmup_steps = size.muq_steps // 10
     config.train.num_steps = size.muq_steps
