@@ -122,17 +122,17 @@ def read(folder: Path, *expected: str) -> tuple[dict[str, Any], dict[str, np.nda
     Raises:
         UserError: a file is missing or damaged, or the model is of another kind.
     """
-    config, files = describe(folder)
+    config = describe(folder)
     found = model_type(config)
     if found not in expected:
         say = f"holds a model of type {found!r}" if found else "does not say its model_type"
         use = f" Load it with muq_jax.{CLASSES[found]}." if found in CLASSES else ""
         raise UserError(f"{folder / CONFIG} {say}; expected {' or '.join(expected)}.{use}")
-    return config, read_files(files)
+    return config, read_files(files_of_weights(folder))
 
 
-def describe(path: Path) -> tuple[dict[str, Any], list[Path]]:
-    """Returns the configuration of a model folder, or of a file of weights in one, and its files of weights.
+def describe(path: Path) -> dict[str, Any]:
+    """Returns the configuration of a model folder, or of a file of weights in one.
 
     Raises:
         UserError: there is no `config.json`, and the weights are not of a model that is released without.
@@ -146,9 +146,17 @@ def describe(path: Path) -> tuple[dict[str, Any], list[Path]]:
                 f"{folder} has no {CONFIG}, and of weights {names}; give the path of one of them."
             )
         if len(torch_files) == 1 and musicfm.is_musicfm(tensors := read_file(torch_files[0])):
-            return musicfm.released_config(tensors, torch_files[0]), torch_files
-    config = read_json(folder / CONFIG)
-    return config, [path] if path.is_file() else weight_files(folder)
+            return musicfm.released_config(tensors, torch_files[0])
+    return read_json(folder / CONFIG)
+
+
+def files_of_weights(path: Path) -> list[Path]:
+    """Returns the files that hold a model folder's weights, or the file itself.
+
+    Raises:
+        UserError: the folder holds none, or several of PyTorch's.
+    """
+    return [path] if path.is_file() else weight_files(path)
 
 
 def licences(folder: Path) -> dict[str, bytes]:

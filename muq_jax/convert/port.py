@@ -136,7 +136,7 @@ def read_source(source: Path) -> Source:
     if model_folder.is_work_directory(path):
         return _read_run(path)
     folder = path.parent if path.is_file() else path
-    data, files = model_folder.describe(path)
+    data = model_folder.describe(path)
     name = model_folder.model_type(data)
     if name not in KINDS:
         raise UserError(
@@ -147,6 +147,7 @@ def read_source(source: Path) -> Source:
     beside = model_folder.licences(folder)
     if name == "mulan" and (folder / TOKENIZER).is_file():
         beside[TOKENIZER] = _tokenizer(folder / TOKENIZER, config).source
+    files = model_folder.files_of_weights(path)
     described = {file.name: _sha256(file) for file in files}
     return Source(KINDS[name], config, read_files(files), described, beside)
 

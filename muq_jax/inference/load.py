@@ -31,7 +31,7 @@ def load_model(
     source = model_folder.find(name)
     if model_folder.is_work_directory(source):
         return MuQ.from_pretrained(source)
-    kind = model_folder.model_type(model_folder.describe(source)[0])
+    kind = model_folder.model_type(model_folder.describe(source))
     if kind == "mulan":
         return MuQMuLan.from_pretrained(source, tokenizer=tokenizer)
     if kind not in _HIDDEN_STATES:
