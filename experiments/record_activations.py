@@ -88,10 +88,10 @@ def main() -> None:
     config, tensors = read_json(args.folder / CONFIG), read_tensors(args.folder)
     heard = waves(args.seconds, args.audio, args.max_seconds)
     if model_folder.model_type(config) == "mulan":
-        recorded = record_mulan(load(_mulan(config), tensors), heard)
+        recorded: dict[str, Any] = record_mulan(load(_mulan(config), tensors), heard)
     else:
         recorded = record_muq(load(make_muq(config), tensors), heard)
-    np.savez(args.out, **recorded)  # type: ignore[arg-type]
+    np.savez(args.out, **recorded)
     print(f"{args.out}: {json.dumps(sorted(heard))}")
 
 

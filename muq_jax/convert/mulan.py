@@ -8,7 +8,7 @@ import numpy as np
 
 from muq_jax.convert import muq as muq_names
 from muq_jax.convert import rules
-from muq_jax.convert.rules import LINEAR, Rule, Table, Tensors, Tree, Unused
+from muq_jax.convert.rules import LINEAR, Rule, Table, Tensors, Tree, Unused, linear, norm
 from muq_jax.models.mulan import AudioTower, MuLanConfig, TextTower
 
 _MUQ = "mulan.audio.model."
@@ -20,12 +20,12 @@ def mulan_table(config: MuLanConfig) -> Table:
     muq = muq_names.muq_table(config.muq)
     found = [replace(rule, torch=_MUQ + rule.torch, path=_below_muq(rule.path)) for rule in muq.rules]
     found += [
-        *_linear("mulan.audio.proj", "audio/proj"),
+        *linear("mulan.audio.proj", "audio/proj"),
         *_transformer("mulan.audio.transformer", "audio/transformer", config.audio_transformer.num_layers),
-        *_linear("mulan.audio_to_latents", "audio/to_latents"),
+        *linear("mulan.audio_to_latents", "audio/to_latents"),
         *_roberta("mulan.text.model", "text/roberta", config.roberta.num_layers),
         *_transformer("mulan.text.transformer", "text/transformer", config.text_transformer.num_layers),
-        *_linear("mulan.text_to_latents", "text/to_latents"),
+        *linear("mulan.text_to_latents", "text/to_latents"),
         Rule("mulan.contrast.temperatures", "params/log_temperature", "111->"),
     ]
     width = config.roberta.width
@@ -83,20 +83,6 @@ def _below_muq(path: str) -> str:
     return path if collection == "rvq" else f"{collection}/audio/muq/{rest}"
 
 
-def _linear(there: str, here: str, stack: int = 0) -> list[Rule]:
-    return [
-        Rule(f"{there}.weight", f"params/{here}/kernel", LINEAR, stack),
-        Rule(f"{there}.bias", f"params/{here}/bias", stack=stack),
-    ]
-
-
-def _norm(there: str, here: str, stack: int = 0) -> list[Rule]:
-    return [
-        Rule(f"{there}.weight", f"params/{here}/scale", stack=stack),
-        Rule(f"{there}.bias", f"params/{here}/bias", stack=stack),
-    ]
-
-
 def _roberta(there: str, here: str, layers: int) -> list[Rule]:
     embeddings = f"{there}.embeddings"
     found = [
@@ -107,18 +93,18 @@ def _roberta(there: str, here: str, layers: int) -> list[Rule]:
             f"params/{here}/token_type",
             zero_because="XLM-RoBERTa knows one type of token",
         ),
-        *_norm(f"{embeddings}.LayerNorm", f"{here}/norm"),
+        *norm(f"{embeddings}.LayerNorm", f"{here}/norm"),
     ]
     layer, ours = f"{there}.encoder.layer.{{n}}", f"{here}/layers"
     for name in ("query", "key", "value"):
-        found += _linear(f"{layer}.attention.self.{name}", f"{ours}/{name}", layers)
+        found += linear(f"{layer}.attention.self.{name}", f"{ours}/{name}", stack=layers)
     return [
         *found,
-        *_linear(f"{layer}.attention.output.dense", f"{ours}/out", layers),
-        *_norm(f"{layer}.attention.output.LayerNorm", f"{ours}/attention_norm", layers),
-        *_linear(f"{layer}.intermediate.dense", f"{ours}/expand", layers),
-        *_linear(f"{layer}.output.dense", f"{ours}/project", layers),
-        *_norm(f"{layer}.output.LayerNorm", f"{ours}/ffn_norm", layers),
+        *linear(f"{layer}.attention.output.dense", f"{ours}/out", stack=layers),
+        *norm(f"{layer}.attention.output.LayerNorm", f"{ours}/attention_norm", stack=layers),
+        *linear(f"{layer}.intermediate.dense", f"{ours}/expand", stack=layers),
+        *linear(f"{layer}.output.dense", f"{ours}/project", stack=layers),
+        *norm(f"{layer}.output.LayerNorm", f"{ours}/ffn_norm", stack=layers),
     ]
 
 

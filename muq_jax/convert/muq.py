@@ -8,7 +8,17 @@ import numpy as np
 from muq_jax.convert import rules
 from muq_jax.convert.mel_rvq import IN_MUQ, mel_rvq_table
 from muq_jax.convert.mel_rvq import template as mel_rvq_template
-from muq_jax.convert.rules import DEPTHWISE, LINEAR, POINTWISE, Rule, Table, Tensors, Tree, Unused
+from muq_jax.convert.rules import (
+    DEPTHWISE,
+    POINTWISE,
+    Rule,
+    Table,
+    Tensors,
+    Tree,
+    Unused,
+    linear,
+    norm,
+)
 from muq_jax.models.config import MuQConfig
 from muq_jax.models.muq import MuQModel
 
@@ -33,14 +43,14 @@ def muq_table(config: MuQConfig) -> Table:
     for i in range(2):
         for j in (1, 2, 3):
             there, here = f"model.conv.conv.{i}", f"subsample/block{i + 1}"
-            found += _linear(f"{there}.conv{j}", f"{here}/conv{j}", _CONV)
+            found += linear(f"{there}.conv{j}", f"{here}/conv{j}", _CONV)
             found += _batch_norm(f"{there}.bn{j}", f"{here}/norm{j}")
             unused.append(Unused(f"{there}.bn{j}.num_batches_tracked", (), _COUNTER, dtype="int64"))
-    found += _linear("model.conv.linear", "subsample/linear")
-    found += _norm("model.conformer.layer_norm", "conformer/final_norm")
-    found += _linear("model.linear", "head")
+    found += linear("model.conv.linear", "subsample/linear")
+    found += norm("model.conformer.layer_norm", "conformer/final_norm")
+    found += linear("model.linear", "head")
     if config.mel_reconstruction:
-        found += _linear("model.recon_proj", "mel_head")
+        found += linear("model.recon_proj", "mel_head")
 
     layers = config.conformer.num_layers
     found += [Rule(r.torch, r.path, r.layout, layers) for r in _conformer_layer()]
@@ -78,23 +88,9 @@ def template(config: MuQConfig) -> Tree:
     return tree if config.rvq is None else tree | {"rvq": mel_rvq_template(config.mel_rvq)}
 
 
-def _linear(there: str, here: str, layout: str = LINEAR) -> list[Rule]:
-    return [
-        Rule(f"{there}.weight", f"params/{here}/kernel", layout),
-        Rule(f"{there}.bias", f"params/{here}/bias"),
-    ]
-
-
-def _norm(there: str, here: str) -> list[Rule]:
-    return [
-        Rule(f"{there}.weight", f"params/{here}/scale"),
-        Rule(f"{there}.bias", f"params/{here}/bias"),
-    ]
-
-
 def _batch_norm(there: str, here: str) -> list[Rule]:
     return [
-        *_norm(there, here),
+        *norm(there, here),
         Rule(f"{there}.running_mean", f"batch_stats/{here}/mean"),
         Rule(f"{there}.running_var", f"batch_stats/{here}/var"),
     ]
@@ -104,20 +100,20 @@ def _conformer_layer() -> list[Rule]:
     there, here = "model.conformer.layers.{n}", "conformer/layers"
     conv, ours = f"{there}.conv_module", f"{here}/conv"
     found = [
-        *_norm(f"{there}.self_attn_layer_norm", f"{here}/attention_norm"),
-        *_norm(f"{there}.final_layer_norm", f"{here}/final_norm"),
-        *_norm(f"{conv}.layer_norm", f"{ours}/norm"),
+        *norm(f"{there}.self_attn_layer_norm", f"{here}/attention_norm"),
+        *norm(f"{there}.final_layer_norm", f"{here}/final_norm"),
+        *norm(f"{conv}.layer_norm", f"{ours}/norm"),
         *_batch_norm(f"{conv}.batch_norm", f"{ours}/batch_norm"),
         Rule(f"{conv}.pointwise_conv1.weight", f"params/{ours}/expand/kernel", POINTWISE),
         Rule(f"{conv}.depthwise_conv.weight", f"params/{ours}/depthwise/kernel", DEPTHWISE),
         Rule(f"{conv}.pointwise_conv2.weight", f"params/{ours}/project/kernel", POINTWISE),
     ]
     for ffn in ("ffn1", "ffn2"):
-        found += _norm(f"{there}.{ffn}_layer_norm", f"{here}/{ffn}_norm")
-        found += _linear(f"{there}.{ffn}.intermediate_dense", f"{here}/{ffn}/expand")
-        found += _linear(f"{there}.{ffn}.output_dense", f"{here}/{ffn}/project")
+        found += norm(f"{there}.{ffn}_layer_norm", f"{here}/{ffn}_norm")
+        found += linear(f"{there}.{ffn}.intermediate_dense", f"{here}/{ffn}/expand")
+        found += linear(f"{there}.{ffn}.output_dense", f"{here}/{ffn}/project")
     for letter, name in (("q", "query"), ("k", "key"), ("v", "value"), ("out", "out")):
-        found += _linear(f"{there}.self_attn.linear_{letter}", f"{here}/attention/{name}")
+        found += linear(f"{there}.self_attn.linear_{letter}", f"{here}/attention/{name}")
     return found
 
 

@@ -32,24 +32,22 @@ template = muq_names.template
 def musicfm_table(config: MuQConfig) -> Table:
     """Every tensor of upstream's `MusicFM25Hz` state dict for this configuration."""
     muq = muq_names.muq_table(config)
-    shared = [
+    unused = [
         replace(entry, torch=entry.torch.removeprefix(_MUQ))
         for entry in muq.unused
         if "quantizer" not in entry.torch and not entry.torch.startswith("model.rvq")
     ]
     mel, inputs = config.mel, config.mel.num_mels * config.frames_per_token
-    computed, drawn = (
-        "computed: the mel front end's constants",
-        "random-projection targets, drawn from a seed",
-    )
-    shared += [
+    computed = "computed: the mel front end's constants"
+    drawn = "random-projection targets, drawn from a seed"
+    unused += [
         Unused(f"{_MEL}.spectrogram.window", (mel.n_fft,), computed),
         Unused(_FILTERS, (mel.n_fft // 2 + 1, mel.num_mels), computed),
         Unused(f"{_QUANTIZER}.random_projection", (inputs, _CODE_SIZE), drawn),
         Unused(f"{_QUANTIZER}.codebook", (config.num_codes, _CODE_SIZE), drawn),
     ]
     rules = [replace(rule, torch=rule.torch.removeprefix(_MUQ)) for rule in muq.rules]
-    return Table(tuple(rules), tuple(shared))
+    return Table(tuple(rules), tuple(unused))
 
 
 def is_musicfm(tensors: Mapping[str, Any]) -> bool:
@@ -67,7 +65,6 @@ def released_config(tensors: Mapping[str, np.ndarray], weights: Path) -> dict[st
     Raises:
         UserError: there are no statistics, or more than one file of them and none of the checkpoint's name.
     """
-
     prefix = next(name for name in tensors if name.endswith(_FILTERS)).removesuffix(_FILTERS)
 
     def sizes(name: str) -> tuple[int, ...]:

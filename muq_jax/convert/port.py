@@ -56,8 +56,8 @@ def port(
     """Writes a model folder from weights of PyTorch's or from a run, if everything that is checked holds.
 
     Args:
-        source: a folder with `config.json` and weights, a file of weights with `config.json` beside it, or
-            the work directory of a run.
+        source: a folder with `config.json` and weights, a file of weights in one, the work directory of a
+            run, or an id on the hub.
         destination: the model folder to write.
         tokenizer: a `tokenizer.json` for a MuQ-MuLan; by default the one that lies beside the weights.
         activations: of `experiments/record_activations.py`, to be compared with.
@@ -132,7 +132,7 @@ def read_source(source: Path) -> Source:
     Raises:
         UserError: there are none, they are damaged, or of no known kind.
     """
-    path = source if source.is_file() else model_folder.find(source)
+    path = model_folder.find(source)
     if model_folder.is_work_directory(path):
         return _read_run(path)
     folder = path.parent if path.is_file() else path

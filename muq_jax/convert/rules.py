@@ -102,6 +102,22 @@ class Table:
     unused: tuple[Unused, ...] = ()
 
 
+def linear(there: str, here: str, layout: str = LINEAR, stack: int = 0) -> list[Rule]:
+    """The rules of a linear map or a convolution of this layout: `weight` and `bias`, `kernel` and `bias`."""
+    return [
+        Rule(f"{there}.weight", f"params/{here}/kernel", layout, stack),
+        Rule(f"{there}.bias", f"params/{here}/bias", stack=stack),
+    ]
+
+
+def norm(there: str, here: str, stack: int = 0) -> list[Rule]:
+    """The rules of a normalisation's gain and shift: `weight` and `bias`, `scale` and `bias`."""
+    return [
+        Rule(f"{there}.weight", f"params/{here}/scale", stack=stack),
+        Rule(f"{there}.bias", f"params/{here}/bias", stack=stack),
+    ]
+
+
 def checked(
     tensors: Mapping[str, np.ndarray], table: Table, template: Tree, source: str = "the weights"
 ) -> Tensors:

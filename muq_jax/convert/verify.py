@@ -5,7 +5,7 @@ import os
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -96,8 +96,7 @@ def _muq_differences(arrays: Mapping[str, np.ndarray], config: Any, variables: T
 
     @jax.jit
     def hear(wave: Any) -> Any:
-        output: MuQOutput = model.apply(variables, wave)  # type: ignore[assignment]
-        return output.hidden_states
+        return cast(MuQOutput, model.apply(variables, wave)).hidden_states
 
     for name in _named(arrays, "wave_"):
         found = np.asarray(hear(arrays[f"wave_{name}"][None])[:, 0])

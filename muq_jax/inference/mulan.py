@@ -12,7 +12,7 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import jax
 import jax.numpy as jnp
@@ -125,8 +125,7 @@ class MuQMuLan:
 
     def audio_tower(self, variables: Mapping[str, Any], wave: jax.Array, num_samples: jax.Array) -> jax.Array:
         """The pure function of the audio tower: unit vectors [B, E] of clips [B, S], a clip as if alone."""
-        vectors: jax.Array = self._audio.apply(variables, wave, num_samples)  # type: ignore[assignment]
-        return vectors
+        return cast(jax.Array, self._audio.apply(variables, wave, num_samples))
 
     def __call__(
         self,

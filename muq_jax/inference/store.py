@@ -163,7 +163,7 @@ class StoreWriter:
         """The files that could not be heard, in order."""
         return sorted((row for row in self._rows.values() if row.vectors is None), key=lambda row: row.id)
 
-    def write_frames(self, id: str, arrays: Mapping[str, np.ndarray]) -> None:
+    def write_frames(self, id: str, arrays: Mapping[str, Any]) -> None:
         """Writes a file's `frames/ID.npz`, whole or not at all.
 
         Raises:
@@ -174,7 +174,7 @@ class StoreWriter:
             path.parent.mkdir(parents=True, exist_ok=True)
             unfinished = path.with_name(f".{path.name}.unfinished")
             with unfinished.open("wb") as file:
-                np.savez(file, **arrays)  # type: ignore[arg-type]
+                np.savez(file, **arrays)
             unfinished.replace(path)
         except OSError as error:
             raise _unwritable(self.folder, error) from error
