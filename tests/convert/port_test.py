@@ -16,8 +16,7 @@ from muq_jax.convert.port import NOT_COMPARED, port
 from muq_jax.convert.reader import read_tensors, write_tensors
 from muq_jax.errors import UserError
 from muq_jax.models.config_json import from_upstream_json, to_upstream_json
-from tests.inference.mulan_test import TEXTS, folder, golden  # noqa: F401
-from tests.text.conftest import sentencepiece_model, tokenizer_json  # noqa: F401
+from tests.inference.mulan_test import TEXTS
 
 CONFIG = from_upstream_json(upstream_config())
 
@@ -148,7 +147,7 @@ def test_what_is_written_is_read_back(source, tmp_path, monkeypatch):
     assert not (tmp_path / "model").exists()
 
 
-def test_a_tokenizer_is_a_mulans(source, tokenizer_json, tmp_path):  # noqa: F811
+def test_a_tokenizer_is_a_mulans(source, tokenizer_json, tmp_path):
     with pytest.raises(UserError, match="is a muq, which reads no text"):
         port(source, tmp_path / "model", tokenizer=tokenizer_json)
     (source / "tokenizer.json").write_text("whatever")
@@ -194,22 +193,22 @@ def test_damaged_weights_are_refused_and_nothing_is_written(source, tensors, tmp
     assert not (tmp_path / "model").exists()
 
 
-def test_a_mulan_takes_its_tokenizer_along(folder, tokenizer_json, tmp_path):  # noqa: F811
-    port(folder, tmp_path / "a")
+def test_a_mulan_takes_its_tokenizer_along(mulan_folder, tokenizer_json, tmp_path):
+    port(mulan_folder, tmp_path / "a")
     assert main(["info", str(tmp_path / "a")]) == 0
     found = muq_jax.MuQMuLan.from_pretrained(tmp_path / "a")(texts=TEXTS)
-    np.testing.assert_array_equal(found, muq_jax.MuQMuLan.from_pretrained(folder)(texts=TEXTS))
+    np.testing.assert_array_equal(found, muq_jax.MuQMuLan.from_pretrained(mulan_folder)(texts=TEXTS))
     (tmp_path / "a/tokenizer.json").unlink()
     port(tmp_path / "a", tmp_path / "b", tokenizer=tokenizer_json)
     assert (tmp_path / "b/tokenizer.json").read_bytes() == tokenizer_json.read_bytes()
 
 
-def test_a_dead_text_tower_is_refused(folder, tmp_path):  # noqa: F811
-    assert 0 < port(folder, tmp_path / "alive")["nearest_texts_cosine"] < 0.99
-    tensors = {name: tensor.copy() for name, tensor in read_tensors(folder).items()}
+def test_a_dead_text_tower_is_refused(mulan_folder, tmp_path):
+    assert 0 < port(mulan_folder, tmp_path / "alive")["nearest_texts_cosine"] < 0.99
+    tensors = {name: tensor.copy() for name, tensor in read_tensors(mulan_folder).items()}
     tensors["mulan.text_to_latents.weight"] *= 1e-6
     (tmp_path / "dead").mkdir()
-    (tmp_path / "dead/config.json").write_bytes((folder / "config.json").read_bytes())
+    (tmp_path / "dead/config.json").write_bytes((mulan_folder / "config.json").read_bytes())
     write_tensors(tmp_path / "dead/model.safetensors", tensors)
     with pytest.raises(UserError, match=r"different texts have a cosine of 1\.0+: a dead text tower"):
         port(tmp_path / "dead", tmp_path / "model")

@@ -10,26 +10,12 @@ import pytest
 import soundfile
 
 from experiments.make_goldens import noise_wave
-from experiments.original import random_tensors, upstream_config
 from muq_jax import MuQ
 from muq_jax.cli import main
-from muq_jax.convert import muq as muq_names
-from muq_jax.convert import rules
 from muq_jax.errors import UserError
 from muq_jax.inference import embedding
 from muq_jax.inference.embedding import embed_to_store
 from muq_jax.inference.store import JOURNAL, load_vectors
-from muq_jax.models.config_json import from_upstream_json
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    """A model folder."""
-    config = from_upstream_json(upstream_config())
-    shapes = rules.state_dict_shapes(muq_names.muq_table(config), muq_names.template(config))
-    folder = tmp_path_factory.mktemp("model") / "muq"
-    MuQ(config, muq_names.from_torch_names(random_tensors(shapes), config)).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -52,19 +38,19 @@ def contents(store):
 
 
 @pytest.fixture(scope="module")
-def whole(model, music, tmp_path_factory):
+def whole(muq_folder, music, tmp_path_factory):
     """A store that nothing has disturbed."""
     store = tmp_path_factory.mktemp("whole") / "store"
-    summary = embed_to_store(model, [music], store, **OPTIONS)
+    summary = embed_to_store(muq_folder, [music], store, **OPTIONS)
     assert (summary.heard, summary.failed, summary.new) == (7, 1, 8)
     return store
 
 
-def test_a_store_holds_what_the_model_hears(model, music, whole):
+def test_a_store_holds_what_the_model_hears(muq_folder, music, whole):
     found = load_vectors(whole)
     assert found.ids == ["0.wav", "2.wav", "4.wav", "6.wav", "a/1.wav", "a/3.wav", "a/5.wav"]
     assert found.space.layers == (2,) and found.layers.tolist() == [2] * 7
-    muq = MuQ.from_pretrained(model)
+    muq = MuQ.from_pretrained(muq_folder)
     for name, end, vector in zip(found.ids, found.ends, found.matrix, strict=True):
         wave, _ = soundfile.read(music / name, dtype="float32")
         out = muq([wave], sampling_rate=24_000, window_seconds=1.0)
@@ -74,23 +60,23 @@ def test_a_store_holds_what_the_model_hears(model, music, whole):
     assert failure["id"] == "bad.mp3" and "cannot be decoded" in failure["reason"]
 
 
-def test_the_same_again_changes_nothing(model, music, whole):
+def test_the_same_again_changes_nothing(muq_folder, music, whole):
     before = contents(whole)
-    assert embed_to_store(model, [music], whole, **OPTIONS).new == 0
+    assert embed_to_store(muq_folder, [music], whole, **OPTIONS).new == 0
     assert contents(whole) == before
 
 
-def test_files_that_are_new_are_added(model, music, tmp_path, whole):
+def test_files_that_are_new_are_added(muq_folder, music, tmp_path, whole):
     two = [music / "0.wav", music / "2.wav"]
-    embed_to_store(model, two, tmp_path / "store", **OPTIONS)
+    embed_to_store(muq_folder, two, tmp_path / "store", **OPTIONS)
     assert load_vectors(tmp_path / "store").ids == ["0.wav", "2.wav"]
-    assert embed_to_store(model, [music], tmp_path / "store", **OPTIONS).new == 6
+    assert embed_to_store(muq_folder, [music], tmp_path / "store", **OPTIONS).new == 6
     assert contents(tmp_path / "store") == contents(whole)
 
 
 @pytest.mark.parametrize("after", [0, 3, 7])
 def test_a_run_that_ended_anywhere_goes_on_to_the_same_store(
-    model, music, whole, tmp_path, monkeypatch, after
+    muq_folder, music, whole, tmp_path, monkeypatch, after
 ):
     """The journal's last record is cut, as by a kill in the middle of a write."""
     real, added = embedding.StoreWriter.add, []
@@ -104,18 +90,18 @@ def test_a_run_that_ended_anywhere_goes_on_to_the_same_store(
     with monkeypatch.context() as patched:
         patched.setattr(embedding.StoreWriter, "add", add)
         with pytest.raises(KeyboardInterrupt):
-            embed_to_store(model, [music], tmp_path / "store", **OPTIONS)
+            embed_to_store(muq_folder, [music], tmp_path / "store", **OPTIONS)
     journal = tmp_path / "store" / JOURNAL
     if after:
         data = journal.read_bytes()
         journal.write_bytes(data + data[: len(data) // after - 1])
         with pytest.raises(UserError, match="is not finished"):
             load_vectors(tmp_path / "store")
-    assert embed_to_store(model, [music], tmp_path / "store", **OPTIONS).new == 8 - after
+    assert embed_to_store(muq_folder, [music], tmp_path / "store", **OPTIONS).new == 8 - after
     assert contents(tmp_path / "store") == contents(whole)
 
 
-def test_a_kill_while_the_tables_are_written_loses_nothing(model, music, whole, tmp_path, monkeypatch):
+def test_a_kill_while_the_tables_are_written_loses_nothing(muq_folder, music, whole, tmp_path, monkeypatch):
     def killed(*_):
         raise KeyboardInterrupt
 
@@ -123,40 +109,42 @@ def test_a_kill_while_the_tables_are_written_loses_nothing(model, music, whole, 
     with monkeypatch.context() as patched:
         patched.setattr("pyarrow.parquet.write_table", killed)
         with pytest.raises(KeyboardInterrupt):
-            embed_to_store(model, [music], store, **OPTIONS)
-    assert embed_to_store(model, [music], store, **OPTIONS).new == 0
+            embed_to_store(muq_folder, [music], store, **OPTIONS)
+    assert embed_to_store(muq_folder, [music], store, **OPTIONS).new == 0
     assert contents(store) == contents(whole)
 
 
-def test_all_layers_and_frames(model, music, tmp_path):
-    embed_to_store(model, [music / "4.wav"], tmp_path / "s", layers="all", frames=True, window_seconds=1.0)
+def test_all_layers_and_frames(muq_folder, music, tmp_path):
+    embed_to_store(
+        muq_folder, [music / "4.wav"], tmp_path / "s", layers="all", frames=True, window_seconds=1.0
+    )
     found = load_vectors(tmp_path / "s")
     assert found.layers.tolist() == [0, 1, 2] and found.ids == ["4.wav"] * 3
     frames = np.load(tmp_path / "s/frames/4.wav.npz")
     wave, _ = soundfile.read(music / "4.wav", dtype="float32")
-    out = MuQ.from_pretrained(model)([wave], sampling_rate=24_000, window_seconds=1.0)
+    out = MuQ.from_pretrained(muq_folder)([wave], sampling_rate=24_000, window_seconds=1.0)
     for layer in range(3):
         np.testing.assert_allclose(frames[f"layer_{layer}"], out.hidden_states[layer][0], atol=2e-5)
         np.testing.assert_allclose(found.matrix[layer], frames[f"layer_{layer}"].mean(axis=0), atol=1e-6)
     np.testing.assert_allclose(frames["times_seconds"], out.times_seconds)
 
 
-def test_shards_share_the_files(model, music, tmp_path):
+def test_shards_share_the_files(muq_folder, music, tmp_path):
     ids = []
     for index in range(3):
-        embed_to_store(model, [music], tmp_path / str(index), shard=(index, 3), **OPTIONS)
+        embed_to_store(muq_folder, [music], tmp_path / str(index), shard=(index, 3), **OPTIONS)
         ids += load_vectors(tmp_path / str(index)).ids
     assert sorted(ids) == sorted(p.relative_to(music).as_posix() for p in music.rglob("*.wav"))
 
 
-def test_two_spaces_do_not_mix(model, music, whole):
+def test_two_spaces_do_not_mix(muq_folder, music, whole):
     with pytest.raises(UserError, match=r"holds vectors of layers \(2,\), these would be of \(0,\)"):
-        embed_to_store(model, [music], whole, layers=0, **OPTIONS)
+        embed_to_store(muq_folder, [music], whole, layers=0, **OPTIONS)
     with pytest.raises(UserError, match=r"holds vectors of window_seconds 1\.0, these would be of 30\.0"):
-        embed_to_store(model, [music], whole)
+        embed_to_store(muq_folder, [music], whole)
 
 
-def test_mistakes_are_named(model, music, tmp_path):
+def test_mistakes_are_named(muq_folder, music, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "full").mkdir()
     (tmp_path / "full/notes.txt").touch()
@@ -170,26 +158,26 @@ def test_mistakes_are_named(model, music, tmp_path):
         ([music], "s", {"layers": 7}, "layers are numbered 0 to 2"),
     ):
         with pytest.raises(UserError, match=message):
-            embed_to_store(model, audio, tmp_path / out, **options)
+            embed_to_store(muq_folder, audio, tmp_path / out, **options)
     assert not (tmp_path / "s").exists()
 
 
-def test_the_command(model, music, tmp_path, capsys):
-    command = ["embed", str(model), str(music), "--out", str(tmp_path / "s"), "--window_seconds", "1"]
+def test_the_command(muq_folder, music, tmp_path, capsys):
+    command = ["embed", str(muq_folder), str(music), "--out", str(tmp_path / "s"), "--window_seconds", "1"]
     assert main(command) == 3
     assert "embedded: 7 files in" in (printed := capsys.readouterr().out)
     assert "1 could not be heard" in printed and "bad.mp3: " in printed
     assert main(command) == 0
     assert "already embedded: 7 files in" in capsys.readouterr().out
-    bad = ["embed", str(model), str(music / "bad.mp3"), "--out", str(tmp_path / "t")]
+    bad = ["embed", str(muq_folder), str(music / "bad.mp3"), "--out", str(tmp_path / "t")]
     assert main(bad) == 1
 
 
 @pytest.mark.slow
-def test_killed_at_random_it_ends_with_the_same_store(model, music, whole, tmp_path):
+def test_killed_at_random_it_ends_with_the_same_store(muq_folder, music, whole, tmp_path):
     """The process itself, by SIGKILL, ten times."""
     store, rng = tmp_path / "store", np.random.default_rng(0)
-    command = [sys.executable, "-m", "muq_jax", "embed", str(model), str(music), "--out", str(store)]
+    command = [sys.executable, "-m", "muq_jax", "embed", str(muq_folder), str(music), "--out", str(store)]
     command += ["--window_seconds", "1", "--batch_size", "2"]
     environment = {**os.environ, "XLA_FLAGS": ""}
     root = Path(__file__).parents[2]

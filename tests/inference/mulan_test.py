@@ -14,7 +14,6 @@ from muq_jax.convert.reader import read_tensors, write_tensors
 from muq_jax.errors import UserError
 from muq_jax.models.mulan_json import mulan_from_json, mulan_to_json
 from tests.models.mulan_test import small_config
-from tests.text.conftest import sentencepiece_model, tokenizer_json  # noqa: F401
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 TEXTS = ["a slow piano piece", "欢快的吉他", "heavy metal with distorted guitars and screaming"]
@@ -26,23 +25,8 @@ def golden():
 
 
 @pytest.fixture(scope="module")
-def folder(golden, tokenizer_json, tmp_path_factory):  # noqa: F811
-    """A model folder with the goldens' weights and a real tokenizer, whose ids the small table has."""
-    path = tmp_path_factory.mktemp("mulan")
-    tensors = random_tensors(json.loads(str(golden["shapes"])))
-    words = "mulan.text.model.embeddings.word_embeddings.weight"
-    tensors[words] = np.resize(tensors[words], (150, 48))
-    described = mulan_to_json(small_config())
-    described["muq_jax"]["roberta"]["vocab_size"] = 150
-    (path / "config.json").write_text(json.dumps(described))
-    (path / "tokenizer.json").write_bytes(tokenizer_json.read_bytes())
-    write_tensors(path / "model.safetensors", tensors)
-    return path
-
-
-@pytest.fixture(scope="module")
-def mulan(folder):
-    return muq_jax.MuQMuLan.from_pretrained(folder)
+def mulan(mulan_folder):
+    return muq_jax.MuQMuLan.from_pretrained(mulan_folder)
 
 
 def test_tracks_are_cut_as_upstream_cuts_them(golden, mulan):
@@ -102,18 +86,18 @@ def test_similarity(mulan):
         mulan.calc_similarity(audio, text[:, :4])
 
 
-def test_what_is_saved_is_loaded_and_upstreams_own(mulan, folder, tmp_path):
+def test_what_is_saved_is_loaded_and_upstreams_own(mulan, mulan_folder, tmp_path):
     mulan.save_pretrained(tmp_path / "saved")
     again = muq_jax.MuQMuLan.from_pretrained(tmp_path / "saved")
     np.testing.assert_array_equal(again(texts=TEXTS), mulan(texts=TEXTS))
     assert again.config == mulan.config
-    was, now = read_tensors(folder), read_tensors(tmp_path / "saved")
+    was, now = read_tensors(mulan_folder), read_tensors(tmp_path / "saved")
     assert now.keys() - was.keys() == {"mulan.audio.model.model.conformer.embed_positions.inv_freq"}
     for name, tensor in was.items():
         np.testing.assert_array_equal(now[name], tensor)
 
 
-def test_mistakes_are_named(mulan, folder, tmp_path):
+def test_mistakes_are_named(mulan, mulan_folder, tmp_path):
     wave = noise_wave(1)
     for call, message in (
         (lambda: mulan(), "give either wavs or texts"),
@@ -124,8 +108,8 @@ def test_mistakes_are_named(mulan, folder, tmp_path):
         (lambda: mulan(wavs=[wave], sampling_rate=24_000, compat="x"), "compat is 'x'"),
         (lambda: mulan(texts=["a"], compat="x"), "compat is 'x'"),
         (lambda: mulan(wavs=[wave[:0]], sampling_rate=24_000), "clip 0 has no samples"),
-        (lambda: muq_jax.MuQ.from_pretrained(folder), r"Load it with muq_jax\.MuQMuLan"),
-        (lambda: muq_jax.MuQMuLan.from_pretrained(folder, dtype="int8"), "dtype is 'int8'"),
+        (lambda: muq_jax.MuQ.from_pretrained(mulan_folder), r"Load it with muq_jax\.MuQMuLan"),
+        (lambda: muq_jax.MuQMuLan.from_pretrained(mulan_folder, dtype="int8"), "dtype is 'int8'"),
     ):
         with pytest.raises(UserError, match=message):
             call()
@@ -183,7 +167,7 @@ def test_a_configuration_that_is_not_this_model_is_refused(change, message):
         mulan_from_json({**upstream_mulan_config(1024, 768, 0, 768, 8, 8, 64, 512), **change})
 
 
-def test_weights_of_other_towers_are_refused(golden, folder, tmp_path):
+def test_weights_of_other_towers_are_refused(golden, mulan_folder, tmp_path):
     """The file names the released towers; the tensors have other sizes."""
     tensors = random_tensors(json.loads(str(golden["shapes"])))
     (tmp_path / "config.json").write_text(json.dumps(upstream_mulan_config()))

@@ -12,9 +12,6 @@ from muq_jax.errors import UserError
 from muq_jax.inference import search as search_module
 from muq_jax.inference.embedding import embed_to_store
 from muq_jax.inference.search import nearest, search
-from tests.inference.embedding_test import model  # noqa: F401
-from tests.inference.mulan_test import folder, golden  # noqa: F401
-from tests.text.conftest import sentencepiece_model, tokenizer_json  # noqa: F401
 
 
 @settings(max_examples=25, deadline=None)
@@ -40,7 +37,7 @@ def test_equal_vectors_come_in_order(monkeypatch):
 
 @pytest.fixture(scope="module")
 def music(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tracks")  # noqa: F811
+    folder = tmp_path_factory.mktemp("tracks")
     rng = np.random.default_rng(0)
     for i, cutoff in enumerate((2, 3, 40, 41)):  # two dull noises, two bright ones
         wave = np.convolve(rng.standard_normal(60_000), np.ones(cutoff) / cutoff, "same").astype(np.float32)
@@ -49,9 +46,9 @@ def music(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def store(model, music, tmp_path_factory):  # noqa: F811
+def store(muq_folder, music, tmp_path_factory):
     out = tmp_path_factory.mktemp("stores") / "muq"
-    embed_to_store(model, [music], out, layers=[0, 2], window_seconds=2.0)
+    embed_to_store(muq_folder, [music], out, layers=[0, 2], window_seconds=2.0)
     return out
 
 
@@ -64,18 +61,18 @@ def test_an_example_in_the_store_finds_its_like_and_not_itself(store):
     assert {match.layer for match in search(store, audio="0.wav")} == {2}
 
 
-def test_a_file_from_elsewhere_is_heard_first(store, model, music, tmp_path):  # noqa: F811
+def test_a_file_from_elsewhere_is_heard_first(store, muq_folder, music, tmp_path):
     (tmp_path / "copy.wav").write_bytes((music / "2.wav").read_bytes())
-    best, *_ = search(store, audio=tmp_path / "copy.wav", model=model, layer=0, k=2)
+    best, *_ = search(store, audio=tmp_path / "copy.wav", model=muq_folder, layer=0, k=2)
     assert best.id == "2.wav" and best.score == pytest.approx(1, abs=1e-5)
 
 
-def test_a_text_finds_what_the_towers_say(folder, music, tmp_path):  # noqa: F811
+def test_a_text_finds_what_the_towers_say(mulan_folder, music, tmp_path):
     import muq_jax
 
-    embed_to_store(folder, [music], tmp_path / "s")
-    matches = search(tmp_path / "s", text="heavy metal", model=folder)
-    mulan = muq_jax.MuQMuLan.from_pretrained(folder)
+    embed_to_store(mulan_folder, [music], tmp_path / "s")
+    matches = search(tmp_path / "s", text="heavy metal", model=mulan_folder)
+    mulan = muq_jax.MuQMuLan.from_pretrained(mulan_folder)
     text = mulan(texts=["heavy metal"])[0]
     for match in matches:
         wave, _ = soundfile.read(music / match.id, dtype="float32")
@@ -84,7 +81,7 @@ def test_a_text_finds_what_the_towers_say(folder, music, tmp_path):  # noqa: F81
     assert len(matches) == 4
 
 
-def test_mistakes_are_named(store, model, folder, music, tmp_path):  # noqa: F811
+def test_mistakes_are_named(store, muq_folder, mulan_folder, music, tmp_path):
     elsewhere = tmp_path / "x.wav"
     elsewhere.write_bytes((music / "2.wav").read_bytes())
     text = tmp_path / "text.wav"
@@ -94,8 +91,8 @@ def test_mistakes_are_named(store, model, folder, music, tmp_path):  # noqa: F81
         ({"text": "a", "audio": "0.wav"}, "give either a text or an audio file"),
         ({"text": "a"}, "is of a muq, which knows no text"),
         ({"audio": elsewhere}, r"is not in the store, whose names are relative paths such as '0\.wav'"),
-        ({"audio": elsewhere, "model": folder}, "their vectors cannot be compared"),
-        ({"audio": text, "model": model}, "cannot be decoded"),
+        ({"audio": elsewhere, "model": mulan_folder}, "their vectors cannot be compared"),
+        ({"audio": text, "model": muq_folder}, "cannot be decoded"),
         ({"audio": "0.wav", "layer": 1}, "layer is 1; the store has 0, 2"),
         ({"audio": "0.wav", "k": 0}, "k must be at least 1"),
     ):
