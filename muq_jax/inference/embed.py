@@ -24,13 +24,11 @@ class Piece(NamedTuple):
 
     Attributes:
         wave: what is heard, [S] at the model's rate.
-        keep: tokens of its output that count; None all of them, at once as one vector.
-        first: the first of them among the file's tokens.
+        keep: tokens of its output that count; None where the output is one vector.
     """
 
     wave: np.ndarray
     keep: slice | None
-    first: int
 
 
 class Hearer(Protocol):

@@ -53,9 +53,9 @@ class MuQHearer:
         for heard, window in windows:
             if window.stop < MIN_SAMPLES:
                 padded = np.pad(heard, (0, MIN_SAMPLES - len(heard)))
-                yield Piece(padded, slice(0, self._muq.num_tokens(MIN_SAMPLES)), 0)
+                yield Piece(padded, slice(0, self._muq.num_tokens(MIN_SAMPLES)))
             elif window.last > window.first:
-                yield Piece(heard, slice(window.skip, window.skip + window.last - window.first), window.first)
+                yield Piece(heard, slice(window.skip, window.skip + window.last - window.first))
 
     def hear(self, waves: np.ndarray, num_samples: np.ndarray) -> np.ndarray:
         """Returns hidden states [B, layers, T, D]."""
@@ -80,16 +80,16 @@ class MuLanHearer:
 
     def pieces(self, blocks: Iterable[np.ndarray]) -> Iterator[Piece]:
         """Clips; the last one is completed from the start of the file, with at most the file once more."""
-        start, heard, number = np.zeros(0, np.float32), np.zeros(0, np.float32), 0
+        start, heard = np.zeros(0, np.float32), np.zeros(0, np.float32)
         for block in blocks:
             heard = np.concatenate([heard, block])
             if len(start) < self.piece_samples:
                 start = np.concatenate([start, block])[: self.piece_samples]
             while len(heard) >= self.piece_samples:
-                yield Piece(heard[: self.piece_samples], None, number)
-                heard, number = heard[self.piece_samples :], number + 1
+                yield Piece(heard[: self.piece_samples], None)
+                heard = heard[self.piece_samples :]
         if len(heard):
-            yield Piece(np.concatenate([heard, start[: self.piece_samples - len(heard)]]), None, number)
+            yield Piece(np.concatenate([heard, start[: self.piece_samples - len(heard)]]), None)
 
     def hear(self, waves: np.ndarray, num_samples: np.ndarray) -> np.ndarray:
         """Returns unit vectors [B, 1, 1, E]."""

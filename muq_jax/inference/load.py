@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from muq_jax.audio.files import audio_files
 from muq_jax.convert import folder as model_folder
 from muq_jax.convert import rules
 from muq_jax.convert.kinds import KINDS
@@ -74,13 +75,12 @@ def named_files(audio: Sequence[str | os.PathLike[str]]) -> list[tuple[str, Path
     """Returns names and paths of files, and of the audio files below folders, in order of their names.
 
     The name is the relative path below a folder, with the folder's own name before it where there are
-    several; a file that is given itself has its own name.
+    several; a file that is given itself has its own name. Bytes of a name that are not UTF-8 are written out
+    in it, since tables hold UTF-8.
 
     Raises:
         UserError: nothing there, a folder without audio, or two files of one name.
     """
-    from muq_jax.audio.files import audio_files
-
     found: dict[str, Path] = {}
     for given in map(Path, audio):
         if not given.exists():
@@ -89,6 +89,7 @@ def named_files(audio: Sequence[str | os.PathLike[str]]) -> list[tuple[str, Path
         for relative in names:
             below = given.is_dir() and len(audio) > 1
             name = f"{given.name}/{relative}" if below else relative
+            name = os.fsencode(name).decode(errors="backslashreplace")
             if name in found:
                 raise UserError(
                     f"{found[name]} and {given} would both be {name}; embed them into two stores."

@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import jax
 import jax.numpy as jnp
@@ -61,6 +61,7 @@ class MuQ:
         variables: `params`, `batch_stats` and, where the model carries a Mel-RVQ, `rvq`.
         sample_rate_hz: what the model hears; `__call__` resamples other rates to it.
         frame_rate_hz: tokens a second.
+        model_type: as in `config.json`.
     """
 
     model_type = "muq"
@@ -292,5 +293,5 @@ class MusicFM(MuQ):
 def _features(
     model: MuQModel, variables: Any, wave: Any, num_samples: Any, numbers: tuple[int, ...]
 ) -> list[jax.Array]:
-    output: MuQOutput = model.apply(variables, wave, num_samples)  # type: ignore[assignment]
+    output = cast(MuQOutput, model.apply(variables, wave, num_samples))
     return [output.hidden_states[number].astype(jnp.float32) for number in numbers]

@@ -96,6 +96,7 @@ class StoreWriter:
 
     Attributes:
         known: ids that are in it, heard or failed.
+        is_finished: whether its tables hold all of them.
     """
 
     def __init__(self, folder: Path, space: Space) -> None:
@@ -226,7 +227,7 @@ def _finished(folder: Path) -> Iterator[Row]:
             table = pq.read_table(path, schema=_SCHEMA)
         except (pa.ArrowException, OSError) as error:
             raise UserError(f"{path} is damaged ({error}); delete the store and make it again.") from None
-        matrix = np.array(table["vector"].to_pylist(), np.float32)
+        matrix = table["vector"].combine_chunks().flatten().to_numpy().reshape(table.num_rows, -1)
         ids, ends = table["id"].to_pylist(), table["end"].to_pylist()
         start = 0
         while start < len(ids):

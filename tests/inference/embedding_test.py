@@ -114,6 +114,15 @@ def test_a_kill_while_the_tables_are_written_loses_nothing(muq_folder, music, wh
     assert contents(store) == contents(whole)
 
 
+def test_a_name_that_is_not_utf8_is_written_out(muq_folder, music, tmp_path):
+    odd = os.path.join(os.fsencode(tmp_path / "odd"), b"caf\xe9.wav")
+    os.makedirs(os.path.dirname(odd))
+    with open(odd, "wb") as file:
+        file.write((music / "0.wav").read_bytes())
+    embed_to_store(muq_folder, [tmp_path / "odd"], tmp_path / "s", **OPTIONS)
+    assert load_vectors(tmp_path / "s").ids == [r"caf\xe9.wav"]
+
+
 def test_all_layers_and_frames(muq_folder, music, tmp_path):
     embed_to_store(
         muq_folder, [music / "4.wav"], tmp_path / "s", layers="all", frames=True, window_seconds=1.0
