@@ -14,6 +14,7 @@ import difflib
 import importlib
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
 
 from muq_jax import __version__
@@ -27,6 +28,7 @@ COMMANDS = {
     "info": "configuration, sizes, metrics, health and params sha256 of a model folder or work directory",
     "prepare": "decode, resample and check audio; write shards, a manifest, statistics and a list of rejects",
     "search": "the files of a store that are nearest to a text or to a file",
+    "tag": "the labels that fit audio best, by text: your own or MagnaTagATune's",
     "verify": "prove a model folder: every tensor comes back, texts differ, activations are the original's",
 }
 
@@ -56,11 +58,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_arguments(parser)
-    args = parser.parse_args(rest)
+    args = parser.parse_intermixed_args(rest)  # options may stand between files
     # A machine that is taken away says so by SIGTERM: end as after Ctrl-C, with everything tidied up.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return command.run(args)
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+            return command.run(args)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED

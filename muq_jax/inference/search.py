@@ -13,7 +13,7 @@ from muq_jax.errors import UserError
 from muq_jax.inference.embed import Failed, embed_files
 from muq_jax.inference.load import load_model, make_hearer
 from muq_jax.inference.mulan import MuQMuLan
-from muq_jax.inference.store import Space, Vectors, load_vectors
+from muq_jax.inference.store import Space, Vectors, check_same_weights, load_vectors
 
 # Rows compared at a time, so that a store of any size fits beside a model.
 _BLOCK = 65_536
@@ -114,7 +114,7 @@ def _text_vector(
     if model is None:
         raise UserError("a text needs the model that made the store: give it, too.")
     loaded = load_model(model, tokenizer)
-    _check_space(space, make_hearer(loaded)[1], model)
+    check_same_weights(space, make_hearer(loaded)[1], model)
     assert isinstance(loaded, MuQMuLan)
     return loaded(texts=[text])[0]
 
@@ -136,20 +136,12 @@ def _audio_vector(
         hearer, own = make_hearer(loaded)
     else:
         hearer, own = make_hearer(loaded, space.layers, space.window_seconds)
-    _check_space(space, own, model)
+    check_same_weights(space, own, model)
     [heard] = embed_files(hearer, [(audio, Path(audio))], batch_size=1)
     if isinstance(heard, Failed):
         raise UserError(heard.reason)
     place = space.layers.index(int(found.layers[0])) if space.layers else 0
     return heard.vectors[place], None
-
-
-def _check_space(wanted: Space, found: Space, model: str | os.PathLike[str]) -> None:
-    if found.params_sha256 != wanted.params_sha256:
-        raise UserError(
-            f"the store was made by a {wanted.model} of the weights {wanted.params_sha256[:12]}..., {model} "
-            f"is a {found.model} with {found.params_sha256[:12]}...: their vectors cannot be compared."
-        )
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

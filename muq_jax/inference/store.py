@@ -197,6 +197,24 @@ def read_space(folder: Path) -> Space:
         raise UserError(f"{folder / HEADER} is damaged ({error!r}).") from None
 
 
+def check_same_weights(wanted: Space, found: Space, model: str | os.PathLike[str]) -> None:
+    """Checks that a model makes vectors that can be compared with a store's.
+
+    Args:
+        wanted: the store's.
+        found: the model's.
+        model: its name, for the message.
+
+    Raises:
+        UserError: it is another model.
+    """
+    if found.params_sha256 != wanted.params_sha256:
+        raise UserError(
+            f"the store was made by a {wanted.model} of the weights {wanted.params_sha256[:12]}..., {model} "
+            f"is a {found.model} with {found.params_sha256[:12]}...: their vectors cannot be compared."
+        )
+
+
 def load_vectors(folder: Path) -> Vectors:
     """Returns a finished store's vectors.
 
@@ -236,10 +254,15 @@ def _finished(folder: Path) -> Iterator[Row]:
                 stop += 1
             yield Row(ids[start], ends[start], matrix[start:stop])
             start = stop
-    if (folder / FAILURES).is_file():
-        for line in (folder / FAILURES).read_text(encoding="utf-8").splitlines():
+    path = folder / FAILURES
+    for number, line in enumerate(path.read_bytes().splitlines() if path.is_file() else (), 1):
+        try:
             failure = json.loads(line)
             yield Row(failure["id"], 0.0, None, failure["reason"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{path}, line {number} is damaged ({error!r}); delete the line, and its file is tried again."
+            ) from None
 
 
 def _journal(path: Path) -> Iterator[tuple[Row, int]]:
