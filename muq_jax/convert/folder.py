@@ -12,6 +12,7 @@ import numpy as np
 
 from muq_jax import __version__
 from muq_jax.convert import hub, musicfm
+from muq_jax.convert.licence import CARD, Licence, licence_of
 from muq_jax.convert.reader import (
     CONFIG,
     INDEX,
@@ -35,8 +36,6 @@ _KEYS = {
 }
 """By which upstream's configurations are known."""
 
-CARD = "README.md"
-
 _FILES = re.compile(
     "|".join(map(re.escape, (CONFIG, WEIGHTS, INDEX, CARD, "tokenizer.json", "conversion.json")))
     + r"|model-\d+-of-\d+\.safetensors|LICENSE.*"
@@ -46,7 +45,7 @@ _FILES = re.compile(
 _CARD = """\
 ---
 library_name: muq_jax
-tags: [music, audio, feature-extraction]
+{licence}tags: [music, audio, feature-extraction]
 ---
 # {name}
 
@@ -62,24 +61,14 @@ model = muq_jax.{model}.from_pretrained("{name}")
 """
 
 
-def find(
-    folder_or_hub_id: str | os.PathLike[str],
-    *,
-    cache_dir: str | os.PathLike[str] | None = None,
-    revision: str | None = None,
-    local_files_only: bool = False,
-) -> Path:
-    """Returns the folder of that name or, where there is none, the one of that model on the hub.
-
-    Args:
-        folder_or_hub_id: a folder or a file of weights in one, which never touch the network, or
-            `owner/name`.
-        cache_dir, revision, local_files_only: of `hub.fetch`.
+def local(name: str | os.PathLike[str]) -> Path | None:
+    """Returns the folder, or the file of weights in one, of that name; None if it may be an id on the hub.
 
     Raises:
-        UserError: there is neither; says what to do, also about a save that was killed.
+        UserError: there is none, and no model on the hub has such a name; says what to do, also about a save
+            that was killed.
     """
-    path = Path(folder_or_hub_id)
+    path = Path(name)
     if path.is_dir():
         return path
     if (left := _left_behind(path.absolute())) is not None:
@@ -91,10 +80,9 @@ def find(
         if path.suffix in (*TORCH_SUFFIXES, ".safetensors"):
             return path
         raise UserError(f"{path} is a file; give the folder that holds {CONFIG} and {WEIGHTS}.")
-    text = os.fspath(folder_or_hub_id)
-    if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", text):
-        return hub.fetch(text, cache_dir=cache_dir, revision=revision, local_files_only=local_files_only)
-    raise UserError(f"There is no folder {text}. Give a model folder, with {CONFIG} and {WEIGHTS}.")
+    if hub.is_id(os.fspath(name)):
+        return None
+    raise UserError(f"There is no folder {path}. Give a model folder, with {CONFIG} and {WEIGHTS}.")
 
 
 def is_work_directory(folder: Path) -> bool:
@@ -159,17 +147,12 @@ def files_of_weights(path: Path) -> list[Path]:
     return [path] if path.is_file() else weight_files(path)
 
 
-def licences(folder: Path) -> dict[str, bytes]:
-    """Returns the licence files of a folder, or of a file's, by name."""
-    folder = folder.parent if folder.is_file() else folder
-    return {path.name: path.read_bytes() for path in sorted(folder.glob("LICENSE*")) if path.is_file()}
-
-
 def write(
     folder: str | os.PathLike[str],
     config: Mapping[str, Any],
     tensors: Mapping[str, np.ndarray],
     digest: str,
+    licence: Licence | None = None,
     beside: Mapping[str, bytes] | None = None,
     facts: Sequence[str] = (),
     check: Callable[[Path], None] | None = None,
@@ -181,8 +164,8 @@ def write(
         config: of `config.json`, with `model_type`.
         tensors: by PyTorch name.
         digest: the `params sha256`, for the card.
-        beside: other files by name: a tokenizer, and `licences`, without which those of the model that is
-            replaced stay.
+        licence: of the weights; without one, that of a model that is replaced stays.
+        beside: other files by name, such as a tokenizer.
         facts: sentences for the card, such as what the model was trained on.
         check: is given the folder before it is in its place; what it raises leaves everything as it was.
 
@@ -199,18 +182,18 @@ def write(
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
         (unfinished / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        if licence is None or licence.title is None:
+            licence = licence_of(folder)
         card = _CARD.format(
             name=folder.name,
             model=CLASSES[config["model_type"]],
             version=__version__,
             digest=digest,
+            licence=f"license: {licence.name}\n" if licence.name else "",
             facts="".join(f"- {fact}\n" for fact in facts),
         )
         (unfinished / CARD).write_text(card, encoding="utf-8")
-        others = dict(beside or {})
-        if not any(name.startswith("LICENSE") for name in others):
-            others |= licences(folder)
-        for name, text in others.items():
+        for name, text in {**licence.files, **(beside or {})}.items():
             (unfinished / name).write_bytes(text)
         write_tensors(unfinished / WEIGHTS, tensors)
         for path in unfinished.iterdir():

@@ -1,7 +1,9 @@
 """Models on the Hugging Face hub: fetched once into its cache, then read from there like any folder."""
 
 import os
+import re
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -9,6 +11,11 @@ from muq_jax.errors import UserError
 
 EVERYTHING_BUT_PICKLES = ["*.json", "*.safetensors", "LICENSE*", "README.md"]
 PICKLES = ["*.bin", "*.pt", "*.pth", "*.ckpt"]
+
+
+def is_id(name: str) -> bool:
+    """Whether a model on the hub can have this name: `owner/name`."""
+    return re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) is not None
 
 
 def fetch(
@@ -33,31 +40,70 @@ def fetch(
         UserError: the extra `hub` is not installed, or the model cannot be had; says what was looked for and
             where.
     """
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError:
-        raise UserError(
-            f"There is no folder {repo_id}. To load it from the Hugging Face hub: "
-            'pip install "muq-jax[hub]". Or download it and give its folder.'
-        ) from None
-    where = f"the cache {cache_dir}" if cache_dir else "the hub's cache (HF_HOME)"
-    asked = f"{repo_id}, revision {revision or 'main'}"
+    download = _downloader("snapshot_download", f"There is no folder {repo_id}. To load it")
     options: dict[str, Any] = dict(cache_dir=cache_dir, revision=revision, local_files_only=local_files_only)
     try:
-        folder = Path(snapshot_download(repo_id, allow_patterns=EVERYTHING_BUT_PICKLES, **options))
+        folder = Path(download(repo_id, allow_patterns=EVERYTHING_BUT_PICKLES, **options))
         if not any(folder.glob("*.safetensors")):
-            folder = Path(snapshot_download(repo_id, allow_patterns=PICKLES, **options))
+            folder = Path(download(repo_id, allow_patterns=PICKLES, **options))
     except Exception as error:  # the hub's, the network's and the disk's: a dozen kinds, all with one answer
-        looked = where if local_files_only else f"{where} and on the hub"
         raise UserError(
-            f"There is no folder {repo_id}, and the model could not be had from the Hugging Face hub: looked "
-            f"for {asked} in {looked}; {_first_line(error)} Check the name, the network and, for a gated "
-            "model, HF_TOKEN; or download it elsewhere "
-            f"(hf download {repo_id} --local-dir FOLDER) and give FOLDER."
+            f"There is no folder {repo_id}, and the model could not be had from the Hugging Face hub: "
+            f"{_looked(repo_id, **options)}; {_first_line(error)} Check the name, the network and, for a "
+            f"gated model, HF_TOKEN; or download it elsewhere (hf download {repo_id} --local-dir FOLDER) and "
+            "give FOLDER."
         ) from error
     if not any(path for pattern in ("*.safetensors", *PICKLES) for path in folder.glob(pattern)):
+        asked = f"{repo_id}, revision {revision or 'main'}"
         raise UserError(f"{asked} on the hub has no weights; found {_listing(folder)}.")
     return folder
+
+
+def fetch_file(
+    repo_id: str,
+    name: str,
+    *,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+) -> Path:
+    """Returns one file of a repository on the hub, downloading it if it is not in the cache.
+
+    Args:
+        repo_id: `owner/name`.
+        name: of the file.
+        cache_dir, local_files_only: as for `fetch`.
+
+    Raises:
+        UserError: as for `fetch`.
+    """
+    download = _downloader("hf_hub_download", f"To load {name} of {repo_id}")
+    options: dict[str, Any] = dict(cache_dir=cache_dir, local_files_only=local_files_only)
+    try:
+        return Path(download(repo_id, name, **options))
+    except Exception as error:  # as above
+        raise UserError(
+            f"{name} could not be had from the Hugging Face hub: {_looked(repo_id, None, **options)}; "
+            f"{_first_line(error)}"
+        ) from error
+
+
+def _downloader(function: str, to_load: str) -> Callable[..., str]:
+    try:
+        import huggingface_hub
+    except ImportError:
+        raise UserError(
+            f'{to_load} from the Hugging Face hub: pip install "muq-jax[hub]". Or download it and give its '
+            "place on the disk."
+        ) from None
+    return getattr(huggingface_hub, function)
+
+
+def _looked(
+    repo_id: str, revision: str | None, cache_dir: str | os.PathLike[str] | None, local_files_only: bool
+) -> str:
+    where = f"the cache {cache_dir}" if cache_dir else "the hub's cache (HF_HOME)"
+    asked = f"{repo_id}, revision {revision or 'main'}"
+    return f"looked for {asked} in {where}{'' if local_files_only else ' and on the hub'}"
 
 
 class Saveable(Protocol):

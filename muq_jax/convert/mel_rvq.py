@@ -50,6 +50,20 @@ def from_torch_names(
     return rules.from_torch(carried or tensors, mel_rvq_table(config.rvq), template(config), source)
 
 
+def looks_untrained(variables: Tree) -> bool:
+    """Whether a Mel-RVQ is still as the original draws it.
+
+    The released MuQ of the iterative stage was trained on labels that had been computed beforehand, and need
+    not hold the quantiser that made them. Drawn weights lie evenly up to 1 / sqrt(inputs); after any training
+    some lie beyond.
+    """
+    first = variables["params"]["in_proj_0"]
+    direction, norm = np.asarray(first["v"]), np.asarray(first["g"])  # [Q, D, C] and [Q, C]
+    weight = direction * (norm / np.linalg.norm(direction, axis=-2))[:, None]
+    largest = np.abs(weight).max(axis=(-2, -1)) * weight.shape[-2] ** 0.5
+    return bool(((largest > 0.95) & (largest < 1 + 1e-5)).all())
+
+
 def template(config: MelRVQConfig) -> Tree:
     """Names and shapes of a Mel-RVQ's variables; computes nothing."""
     return jax.eval_shape(lambda key: mel_rvq.init(key, config), jax.random.key(0))

@@ -12,8 +12,10 @@ import numpy as np
 
 from muq_jax import __version__
 from muq_jax.convert import folder as model_folder
-from muq_jax.convert import rules, safetensors_file, verify
+from muq_jax.convert import hub, mel_rvq, rules, safetensors_file, verify
+from muq_jax.convert.find_tokenizer import find_tokenizer
 from muq_jax.convert.kinds import KINDS, Kind
+from muq_jax.convert.licence import Licence, licence_of
 from muq_jax.convert.reader import CONFIG, WEIGHTS, read_files
 from muq_jax.convert.rules import Tensors
 from muq_jax.errors import UserError
@@ -34,7 +36,8 @@ class Source:
         kind, config: what they are of.
         tensors: by PyTorch name, everything that the file holds.
         described: name and hash of where they came from, for the report.
-        beside: licences and a tokenizer that lay with them, by name.
+        licence: of the weights.
+        beside: a tokenizer that lay with them, by name.
         run: what is known of the run that made them, for the card.
     """
 
@@ -42,6 +45,7 @@ class Source:
     config: Any
     tensors: Mapping[str, np.ndarray]
     described: dict[str, str]
+    licence: Licence
     beside: dict[str, bytes]
     run: tuple[str, ...] = ()
 
@@ -59,7 +63,8 @@ def port(
         source: a folder with `config.json` and weights, a file of weights in one, the work directory of a
             run, or an id on the hub.
         destination: the model folder to write.
-        tokenizer: a `tokenizer.json` for a MuQ-MuLan; by default the one that lies beside the weights.
+        tokenizer: a `tokenizer.json` for a MuQ-MuLan; by default the one that lies beside the weights, or
+            that belongs to a model on the hub.
         activations: of `experiments/record_activations.py`, to be compared with.
 
     Returns:
@@ -69,11 +74,7 @@ def port(
         UserError: the weights cannot be read, do not fit, are damaged, or are not what was recorded; nothing
             is written.
     """
-    found = read_source(Path(source))
-    if tokenizer is not None:
-        if found.kind.name != "mulan":
-            raise UserError(f"{source} is a {found.kind.name}, which reads no text: give no tokenizer.")
-        found.beside[TOKENIZER] = _tokenizer(Path(tokenizer), found.config).source
+    found = read_source(source, tokenizer)
     report, used = _prove(found, str(source), activations)
     table = found.kind.table(found.config)
     whole = rules.complete(used, table, rules.unused_of(found.tensors, table))
@@ -86,7 +87,7 @@ def port(
         if found_there != digest:
             raise UserError(f"{folder / WEIGHTS} does not hold what was written to it; nothing was changed.")
 
-    model_folder.write(destination, described, whole, digest, beside, found.run, check)
+    model_folder.write(destination, described, whole, digest, found.licence, beside, found.run, check)
     return report
 
 
@@ -97,7 +98,7 @@ def prove(
 
     Args and errors are those of `port`.
     """
-    return _prove(read_source(Path(source)), str(source), activations)[0]
+    return _prove(read_source(source), str(source), activations)[0]
 
 
 def _prove(
@@ -109,7 +110,7 @@ def _prove(
     if changed := verify.round_trip(used, table):
         raise UserError(f"{name}: {', '.join(changed[:8])} came back changed from our layout.")
     unused = rules.unused_of(found.tensors, table)
-    report = {
+    report: dict[str, Any] = {
         "model_type": found.kind.name,
         "muq_jax_version": __version__,
         "source": found.described,
@@ -121,20 +122,40 @@ def _prove(
             if entry.shape is not None
         },
         "round_trip": "equal",
+        **_quantizer(found, used),
         **_by_running(found, name, activations),
     }
     return report, used
 
 
-def read_source(source: Path) -> Source:
+def read_source(source: str | os.PathLike[str], tokenizer: str | os.PathLike[str] | None = None) -> Source:
     """Returns the weights in a folder, a file beside its config.json, a run, or on the hub.
+
+    Args:
+        source, tokenizer: of `port`.
 
     Raises:
         UserError: there are none, they are damaged, or of no known kind.
     """
-    path = model_folder.find(source)
+    there = model_folder.local(source)
+    path = there or hub.fetch(str(source))
     if model_folder.is_work_directory(path):
-        return _read_run(path)
+        found = _read_run(path)
+    else:
+        found = _read_folder(path)
+    if found.kind.name == "mulan":
+        folder = path.parent if path.is_file() else path
+        file = find_tokenizer(folder, tokenizer, from_hub=there is None)
+        if file is not None:
+            sizes = found.config.roberta
+            read = Tokenizer(file, pad_id=sizes.pad_id, vocab_size=sizes.vocab_size)
+            found.beside[TOKENIZER] = read.source
+    elif tokenizer is not None:
+        raise UserError(f"{source} is a {found.kind.name}, which reads no text: give no tokenizer.")
+    return found
+
+
+def _read_folder(path: Path) -> Source:
     folder = path.parent if path.is_file() else path
     data = model_folder.describe(path)
     name = model_folder.model_type(data)
@@ -143,13 +164,10 @@ def read_source(source: Path) -> Source:
             f"{folder / CONFIG} describes {f'a model of type {name!r}' if name else 'no known model'}; known "
             f"are {', '.join(KINDS)}."
         )
-    config = KINDS[name].read_config(data)
-    beside = model_folder.licences(folder)
-    if name == "mulan" and (folder / TOKENIZER).is_file():
-        beside[TOKENIZER] = _tokenizer(folder / TOKENIZER, config).source
     files = model_folder.files_of_weights(path)
     described = {file.name: _sha256(file) for file in files}
-    return Source(KINDS[name], config, read_files(files), described, beside)
+    config = KINDS[name].read_config(data)
+    return Source(KINDS[name], config, read_files(files), described, licence_of(folder), {})
 
 
 def _read_run(folder: Path) -> Source:
@@ -159,7 +177,15 @@ def _read_run(folder: Path) -> Source:
     kind = KINDS[run.model_type]
     tensors = rules.to_torch(run.variables, kind.table(run.config)) | run.drawn
     described = {"run": folder.name, "step": str(run.step)}
-    return Source(kind, run.config, tensors, described, {}, run.facts)
+    return Source(kind, run.config, tensors, described, Licence(), {}, run.facts)
+
+
+def _quantizer(found: Source, used: Tensors) -> dict[str, str]:
+    """The part of the report on the Mel-RVQ that a MuQ carries."""
+    if found.kind.name != "muq" or found.config.rvq is None:
+        return {}
+    looks_untrained = mel_rvq.looks_untrained(mel_rvq.from_torch_names(used, found.config.mel_rvq))
+    return {"mel_rvq": "looks untrained: no tokenizer" if looks_untrained else "trained"}
 
 
 def _by_running(found: Source, name: str, activations: str | os.PathLike[str] | None) -> dict[str, Any]:
@@ -185,10 +211,6 @@ def _by_running(found: Source, name: str, activations: str | os.PathLike[str] | 
     if wrong:
         raise UserError(f"{name} differs from {activations} by more than rounding: {'; '.join(wrong[:8])}.")
     return report | {"original": {difference.what: difference.largest for difference in differences}}
-
-
-def _tokenizer(path: Path, config: Any) -> Tokenizer:
-    return Tokenizer(path, pad_id=config.roberta.pad_id, vocab_size=config.roberta.vocab_size)
 
 
 def _sha256(path: Path) -> str:

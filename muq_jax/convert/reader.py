@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from muq_jax.convert import safetensors_file, torch_file
+from muq_jax.convert import legacy, safetensors_file, torch_file
 from muq_jax.errors import UserError
 
 CONFIG = "config.json"
@@ -87,7 +87,7 @@ def read_file(path: Path) -> dict[str, np.ndarray]:
         UserError: the file is missing, cut short or damaged.
     """
     if path.suffix in TORCH_SUFFIXES:
-        return torch_file.read_state_dict(path)
+        return (legacy if legacy.is_legacy(path) else torch_file).read_state_dict(path)
     try:
         return safetensors_file.read(path)
     except FileNotFoundError:

@@ -56,7 +56,7 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         with zipfile.ZipFile(path) as archive:
             root = _root(path, archive)
             pickled = _member(archive, f"{root}data.pkl", _LARGEST_PICKLE)
-            tensors = _state_dict(path, _Unpickler(pickled, path).load())
+            tensors = unwrapped(path, _Unpickler(pickled, path).load(), _TensorRef)
             storages = _Storages(path, archive, f"{root}data/")
             return {name: storages.tensor(tensor) for name, tensor in tensors.items()}
     except FileNotFoundError:
@@ -64,11 +64,7 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     except UserError:
         raise
     except Exception as error:  # a pickle of anything can fail in any way
-        old = " (torch before 1.6 wrote none: save it again with a newer one)"
-        reason = f"{error}{old if isinstance(error, zipfile.BadZipFile) else ''}"
-        raise UserError(
-            f"{path} is not a whole PyTorch file: {reason}. Download or save it again."
-        ) from error
+        raise UserError(f"{path} is not a whole PyTorch file: {error}. Download or save it again.") from error
 
 
 class _StorageType(NamedTuple):
@@ -212,16 +208,20 @@ def _member(archive: zipfile.ZipFile, name: str, most: int, *, exactly: bool = F
     return data
 
 
-def _state_dict(path: Path, found: Any) -> dict[str, _TensorRef]:
-    """The references to tensors in what a file holds, by name."""
+def unwrapped(path: Path, found: Any, tensor_type: type) -> dict[str, Any]:
+    """The tensors in what a file holds, by name.
+
+    Raises:
+        UserError: there is something else, or nothing.
+    """
     for wrapper in _WRAPPERS:
         if isinstance(found, Mapping) and isinstance(found.get(wrapper), Mapping):
             found = found[wrapper]
             break
     if not isinstance(found, Mapping):
-        kind = "tensor" if type(found) is _TensorRef else type(found).__name__
+        kind = "tensor" if isinstance(found, tensor_type) else type(found).__name__
         raise UserError(f"{path} holds a {kind}; a state dict (name to tensor) is expected.")
-    others = [repr(name) for name, value in found.items() if type(value) is not _TensorRef]
+    others = [repr(name) for name, value in found.items() if not isinstance(value, tensor_type)]
     if others or not found:
         shown = f"{', '.join(others[:8])}, which {'is' if len(others) == 1 else 'are'} no tensor"
         raise UserError(f"{path} holds no state dict: it has {shown if others else 'nothing in it'}.")

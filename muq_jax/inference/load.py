@@ -7,6 +7,7 @@ from pathlib import Path
 from muq_jax.audio.files import audio_files
 from muq_jax.convert import folder as model_folder
 from muq_jax.convert import rules
+from muq_jax.convert.find import find
 from muq_jax.convert.kinds import KINDS
 from muq_jax.errors import UserError
 from muq_jax.inference.hearers import MuLanHearer, MuQHearer
@@ -29,7 +30,7 @@ def load_model(
     Raises:
         UserError: there is none, or one that has no vectors of audio.
     """
-    source = model_folder.find(name)
+    source = find(name)
     if model_folder.is_work_directory(source):
         return MuQ.from_pretrained(source)
     kind = model_folder.model_type(model_folder.describe(source))

@@ -1,6 +1,7 @@
 """`MelRVQ`: audio to codes, and codes back to a log-mel."""
 
 import os
+import warnings
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -9,13 +10,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from muq_jax.convert import folder as model_folder
-from muq_jax.convert import hub, rules
+from muq_jax.convert import hub, licence, rules
 from muq_jax.convert import mel_rvq as mel_rvq_names
+from muq_jax.convert.find import find
+from muq_jax.convert.licence import Licence
 from muq_jax.errors import UserError
 from muq_jax.inference.waves import as_clips, bucket, pad_batch
 from muq_jax.models import mel_rvq
 from muq_jax.models.config import MelRVQConfig
 from muq_jax.models.config_json import from_upstream_json, mel_rvq_from_json, mel_rvq_to_json
+
+_ITERATIVE = (
+    "A MuQ of the iterative stage learns from labels that were computed beforehand and need not carry the "
+    "quantiser that made them."
+)
 
 
 class MelRVQ:
@@ -34,7 +42,7 @@ class MelRVQ:
         self.variables: dict[str, Any] = jax.tree.map(jnp.asarray, dict(variables))
         self.sample_rate_hz = config.mel.sample_rate_hz
         self.frame_rate_hz = config.label_rate
-        self._licences: dict[str, bytes] = {}
+        self._licence = Licence()
 
     @classmethod
     def from_pretrained(
@@ -49,14 +57,14 @@ class MelRVQ:
 
         Args:
             folder_or_hub_id: the folder; as for `MuQ.from_pretrained`.
-            cache_dir, revision, local_files_only: of `convert.hub.fetch`; a folder is read as it is, and
+            cache_dir, revision, local_files_only: of `convert.find.find`; a folder is read as it is, and
                 never touches the network.
 
         Raises:
             UserError: no such folder, a model that carries none, or weights that do not fit the
                 configuration.
         """
-        source = model_folder.find(
+        source = find(
             folder_or_hub_id, cache_dir=cache_dir, revision=revision, local_files_only=local_files_only
         )
         if model_folder.is_work_directory(source):
@@ -67,7 +75,10 @@ class MelRVQ:
         is_muq = model_folder.model_type(data) == "muq"
         config = from_upstream_json(data).mel_rvq if is_muq else mel_rvq_from_json(data)
         rvq = cls(config, mel_rvq_names.from_torch_names(tensors, config, str(source)))
-        rvq._licences = model_folder.licences(source)
+        if mel_rvq_names.looks_untrained(rvq.variables):
+            message = f"the Mel-RVQ in {source} looks untrained: its codes mean nothing. {_ITERATIVE}"
+            warnings.warn(message, stacklevel=2)
+        rvq._licence = licence.shown(source)
         return rvq
 
     def encode(self, wavs: Any, *, sampling_rate: int, num_samples: Any = None) -> np.ndarray:
@@ -118,7 +129,7 @@ class MelRVQ:
         """
         tensors = mel_rvq_names.to_torch_names(self.variables, self.config)
         described, digest = mel_rvq_to_json(self.config), rules.params_sha256(tensors)
-        model_folder.write(folder, described, tensors, digest, self._licences)
+        model_folder.write(folder, described, tensors, digest, self._licence)
 
     def push_to_hub(self, repo_id: str, *, private: bool = True, revision: str | None = None) -> str:
         """Uploads the model to the Hugging Face hub and returns its address; as `convert.hub.push`."""

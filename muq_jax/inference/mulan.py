@@ -12,6 +12,7 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, Self, cast
 
 import jax
@@ -19,8 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from muq_jax.convert import folder as model_folder
-from muq_jax.convert import hub, rules
+from muq_jax.convert import hub, licence, rules
 from muq_jax.convert import mulan as mulan_names
+from muq_jax.convert.find import find
+from muq_jax.convert.find_tokenizer import XLM_ROBERTA, find_tokenizer
+from muq_jax.convert.licence import Licence
 from muq_jax.errors import UserError
 from muq_jax.inference.pretrained import COMPATS, DTYPES
 from muq_jax.inference.waves import as_clips, pad_batch
@@ -72,7 +76,8 @@ class MuQMuLan:
         self._audio = AudioTower(config, dtype)
         self._text = TextTower(config, dtype)
         self._unused: dict[str, np.ndarray] = {}
-        self._licences: dict[str, bytes] = {}
+        self._licence = Licence()
+        self._no_tokenizer = "its folder holds no tokenizer.json."
 
     @classmethod
     def from_pretrained(
@@ -90,27 +95,36 @@ class MuQMuLan:
         Args:
             folder_or_hub_id: a folder with `config.json` and the weights, upstream's or ours, or an id on the
                 hub.
-            tokenizer: a `tokenizer.json`; without it, the one in the folder, if there is one.
+            tokenizer: a `tokenizer.json`, or an id on the hub that has one. Without it, the one in the
+                folder; for a model from the hub that has none, the one of xlm-roberta-base there.
             dtype: as for `MuQMuLan`.
-            cache_dir, revision, local_files_only: of `convert.hub.fetch`; a folder is read as it is, and
+            cache_dir, revision, local_files_only: of `convert.find.find`; a folder is read as it is, and
                 never touches the network.
 
         Raises:
             UserError: no such folder, another kind of model, weights that do not fit the configuration, or
                 another model's tokenizer.
         """
-        source = model_folder.find(
+        source = find(
             folder_or_hub_id, cache_dir=cache_dir, revision=revision, local_files_only=local_files_only
         )
         data, tensors = model_folder.read(source, "mulan")
         config = mulan_from_json(data)
-        path = tokenizer or (source / TOKENIZER if (source / TOKENIZER).is_file() else None)
+        from_hub, missing = not Path(folder_or_hub_id).exists(), None
+        where: dict[str, Any] = dict(cache_dir=cache_dir, local_files_only=local_files_only)
+        try:
+            path = find_tokenizer(source, tokenizer, from_hub=from_hub, **where)
+        except UserError as error:
+            if tokenizer is not None:
+                raise
+            path, missing = None, str(error)  # audio needs none; texts are told why there is none
         sizes = dict(pad_id=config.roberta.pad_id, vocab_size=config.roberta.vocab_size)
         reads = None if path is None else Tokenizer(path, **sizes)
         variables = mulan_names.from_torch_names(tensors, config, str(source))
         mulan = cls(config, variables, reads, dtype=dtype)
+        mulan._no_tokenizer = missing or mulan._no_tokenizer
         mulan._unused = rules.unused_of(tensors, mulan_names.mulan_table(config))
-        mulan._licences = model_folder.licences(source)
+        mulan._licence = licence.shown(source)
         return mulan
 
     @property
@@ -203,8 +217,9 @@ class MuQMuLan:
             raise UserError(f"texts is {given!r:.80}; expected a list of at least one text.")
         if self.tokenizer is None:
             raise UserError(
-                f"this model has no tokenizer: its folder holds no {TOKENIZER}. Put the one of "
-                "xlm-roberta-base there, or give from_pretrained(tokenizer=FILE)."
+                f"this model has no tokenizer: {self._no_tokenizer} Put the {TOKENIZER} of xlm-roberta-base "
+                f"there, or give it: tokenizer=FILE, or, with the extra hub, tokenizer={XLM_ROBERTA!r} "
+                "(--tokenizer of the commands)."
             )
         longest = self.config.roberta.max_tokens
         tokens = self.tokenizer(texts, longest)
@@ -253,9 +268,9 @@ class MuQMuLan:
         table = mulan_names.mulan_table(self.config)
         tensors = mulan_names.to_torch_names(self.variables, self.config)
         whole = rules.complete(tensors, table, self._unused)
-        beside = dict(self._licences) | ({TOKENIZER: self.tokenizer.source} if self.tokenizer else {})
+        beside = {TOKENIZER: self.tokenizer.source} if self.tokenizer else {}
         described, digest = mulan_to_json(self.config), rules.params_sha256(tensors)
-        model_folder.write(folder, described, whole, digest, beside)
+        model_folder.write(folder, described, whole, digest, self._licence, beside)
 
     def push_to_hub(self, repo_id: str, *, private: bool = True, revision: str | None = None) -> str:
         """Uploads the model to the Hugging Face hub and returns its address; as `convert.hub.push`."""

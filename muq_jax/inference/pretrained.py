@@ -18,8 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from muq_jax.convert import folder as model_folder
-from muq_jax.convert import hub, rules
+from muq_jax.convert import hub, licence, rules
+from muq_jax.convert.find import find
 from muq_jax.convert.kinds import KINDS
+from muq_jax.convert.licence import Licence
 from muq_jax.errors import UserError
 from muq_jax.inference.waves import as_clips, bucket, is_integer, pad_batch
 from muq_jax.inference.windows import Window, plan, window_tokens
@@ -84,7 +86,7 @@ class MuQ:
         self._samples_per_token = self.sample_rate_hz // self.frame_rate_hz
         self._model = MuQModel(config, dtype)
         self._unused: dict[str, np.ndarray] = {}
-        self._licences: dict[str, bytes] = {}
+        self._licence = Licence()
 
     @classmethod
     def from_pretrained(
@@ -102,13 +104,13 @@ class MuQ:
             folder_or_hub_id: a folder with `config.json` and safetensors, upstream's or ours, or the work
                 directory of a run, of which the newest whole checkpoint is taken; or a model's id on the hub.
             dtype: as for `MuQ`.
-            cache_dir, revision, local_files_only: of `convert.hub.fetch`; a folder is read as it is, and
+            cache_dir, revision, local_files_only: of `convert.find.find`; a folder is read as it is, and
                 never touches the network.
 
         Raises:
             UserError: no such folder, another kind of model, or weights that do not fit the configuration.
         """
-        source = model_folder.find(
+        source = find(
             folder_or_hub_id, cache_dir=cache_dir, revision=revision, local_files_only=local_files_only
         )
         kind = KINDS[cls.model_type]
@@ -124,7 +126,7 @@ class MuQ:
         table = kind.table(config)
         muq = cls(config, rules.from_torch(tensors, table, kind.template(config), str(source)), dtype=dtype)
         muq._unused = rules.unused_of(tensors, table)
-        muq._licences = model_folder.licences(source)
+        muq._licence = licence.shown(source)
         return muq
 
     @property
@@ -223,7 +225,7 @@ class MuQ:
         tensors = rules.to_torch(self.variables, table)
         whole = rules.complete(tensors, table, self._unused)
         described, digest = kind.write_config(self.config), rules.params_sha256(tensors)
-        model_folder.write(folder, described, whole, digest, self._licences)
+        model_folder.write(folder, described, whole, digest, self._licence)
 
     def push_to_hub(self, repo_id: str, *, private: bool = True, revision: str | None = None) -> str:
         """Uploads the model to the Hugging Face hub and returns its address; as `convert.hub.push`."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from muq_jax.checkpoint import newest_step
 from muq_jax.convert import folder as model_folder
+from muq_jax.convert.find import find
 from muq_jax.convert.port import Source, read_source
 from muq_jax.convert.reader import CONFIG, read_json
 from muq_jax.convert.rules import flatten, from_torch, params_sha256, to_torch
@@ -37,7 +38,7 @@ def describe(name: str | os.PathLike[str]) -> str:
     Raises:
         UserError: it is neither, or a file of it is damaged.
     """
-    source = model_folder.find(name)
+    source = find(name)
     return _describe_run(source) if model_folder.is_work_directory(source) else _describe_folder(source)
 
 
@@ -49,6 +50,8 @@ def proved(report: Mapping[str, Any]) -> str:
         f"{len(report['tensors_unread'])} that the original stores and never reads",
         f"there and back: {report['round_trip']}",
     ]
+    if "mel_rvq" in report:
+        lines.append(f"Mel-RVQ: {report['mel_rvq']}")
     if texts is not None:
         lines.append(f"different texts: cosine at most {texts:.3f}")
     if isinstance(original, str):
@@ -60,12 +63,11 @@ def proved(report: Mapping[str, Any]) -> str:
 
 def _describe_folder(source: Path) -> str:
     found, variables, sha256 = _load(source)
-    licence = next(iter(model_folder.licences(source).values()), b"").decode(errors="replace").strip()
     return "\n".join(
         [
             f"{source}: model folder, {found.kind.name}",
             *_groups(dataclasses.asdict(found.config)),
-            f"licence: {licence.splitlines()[0].strip() if licence else 'no file says'}",
+            f"licence: {found.licence.title or 'no file says'}",
             _sizes(variables),
             f"params sha256 {sha256}",
         ]

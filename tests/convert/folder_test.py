@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from muq_jax.convert import folder as model_folder
+from muq_jax.convert.licence import Licence, licence_of
 from muq_jax.convert.reader import read_tensors
 from muq_jax.errors import UserError
 
@@ -64,9 +65,11 @@ def test_a_model_of_any_form_is_replaced_and_its_licence_stays(tmp_path):
 
 
 def test_the_licence_of_what_is_saved_goes_before_the_one_that_is_there(tmp_path):
-    save(tmp_path / "model", 1.0, beside={"LICENSE.md": b"old"})
-    save(tmp_path / "model", 2.0, beside={"LICENSE": b"new"})
-    assert model_folder.licences(tmp_path / "model") == {"LICENSE": b"new"}
+    save(tmp_path / "model", 1.0, licence=Licence("mit", {"LICENSE.md": b"old"}))
+    save(tmp_path / "model", 2.0)
+    assert licence_of(tmp_path / "model") == Licence("mit", {"LICENSE.md": b"old"})
+    save(tmp_path / "model", 3.0, licence=Licence("cc-by-nc-4.0", {"LICENSE": b"new"}))
+    assert licence_of(tmp_path / "model") == Licence("cc-by-nc-4.0", {"LICENSE": b"new"})
 
 
 def test_a_model_that_cannot_take_its_place_leaves_the_old_one_there(tmp_path, monkeypatch):
@@ -110,12 +113,12 @@ def killed(tmp_path):
 
 def test_a_model_that_a_killed_save_hid_is_pointed_at(killed):
     with pytest.raises(UserError, match=r"model\.\d+\.replaced is the model that was there") as caught:
-        model_folder.find(killed)
+        model_folder.local(killed)
     hidden = next(path for path in killed.parent.iterdir() if path.suffix == ".replaced")
     assert str(hidden) in str(caught.value)
     assert saved_value(hidden) == 1
     with pytest.raises(UserError, match="Give a model folder"):
-        model_folder.find(killed.with_name("mode"))
+        model_folder.local(killed.with_name("mode"))
 
 
 def test_a_model_that_a_killed_save_hid_comes_back_even_if_the_next_save_fails(killed, monkeypatch):
@@ -126,7 +129,7 @@ def test_a_model_that_a_killed_save_hid_comes_back_even_if_the_next_save_fails(k
         patched.setattr(model_folder, "write_tensors", fails)
         with pytest.raises(UserError, match="the disk is full"):
             save(killed, 3.0)
-    assert saved_value(model_folder.find(killed)) == 1
+    assert saved_value(model_folder.local(killed)) == 1
     save(killed, 3.0)
     assert saved_value(killed) == 3
 

@@ -10,9 +10,9 @@ from huggingface_hub import errors
 
 from experiments.original import random_tensors, upstream_config
 from muq_jax import MuQ
-from muq_jax.convert import folder as model_folder
 from muq_jax.convert import hub
 from muq_jax.convert import muq as muq_names
+from muq_jax.convert.find import find
 from muq_jax.errors import UserError
 from muq_jax.models.config_json import from_upstream_json
 
@@ -36,7 +36,7 @@ def repository(tmp_path, monkeypatch):
 def test_a_model_is_asked_for_as_told(repository, tmp_path):
     folder, calls = repository
     (folder / "model.safetensors").touch()
-    found = model_folder.find(NAME, cache_dir=tmp_path, revision="v1", local_files_only=True)
+    found = find(NAME, cache_dir=tmp_path, revision="v1", local_files_only=True)
     assert found == folder
     [(repo_id, patterns, options)] = calls
     assert repo_id == NAME and not any(pattern.endswith(".bin") for pattern in patterns)
@@ -46,21 +46,21 @@ def test_a_model_is_asked_for_as_told(repository, tmp_path):
 def test_pickles_are_fetched_where_there_is_nothing_else(repository):
     folder, calls = repository
     (folder / "pytorch_model.bin").touch()
-    assert model_folder.find(NAME) == folder
+    assert hub.fetch(NAME) == folder
     assert ["*.bin" in patterns for _, patterns, _ in calls] == [False, True]
 
 
 def test_a_folder_never_asks_the_hub(repository, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path(NAME).mkdir(parents=True)
-    assert model_folder.find(NAME) == Path(NAME)
+    assert find(NAME) == Path(NAME)
     assert not repository[1]
 
 
 def test_a_repository_without_weights_is_named(repository):
     (repository[0] / "README.md").touch()
     with pytest.raises(UserError, match=r"revision main on the hub has no weights; found README\.md"):
-        model_folder.find(NAME)
+        find(NAME)
 
 
 @pytest.mark.parametrize(
@@ -73,9 +73,9 @@ def test_what_cannot_be_had_says_what_was_looked_for_and_where(monkeypatch, erro
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fails)
     looked = f"looked for {NAME}, revision v2 in the cache /c and on the hub; {type(error).__name__}"
     with pytest.raises(UserError, match=looked):
-        model_folder.find(NAME, revision="v2", cache_dir="/c")
+        find(NAME, revision="v2", cache_dir="/c")
     with pytest.raises(UserError, match=rf"in the hub's cache \(HF_HOME\); .*hf download {NAME} --local-dir"):
-        model_folder.find(NAME, local_files_only=True)
+        find(NAME, local_files_only=True)
 
 
 def test_without_the_extra_it_is_named(monkeypatch):

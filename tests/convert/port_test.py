@@ -225,7 +225,10 @@ def test_what_is_no_model_is_named(tmp_path):
 def test_the_command(source, tmp_path, capsys):
     assert main(["convert", str(source), str(tmp_path / "model")]) == 0
     printed = capsys.readouterr().out
-    assert "there and back: equal\noriginal: not compared with the original\nparams sha256 " in printed
+    assert (
+        "there and back: equal\nMel-RVQ: trained\noriginal: not compared with the original\nparams sha256 "
+        in printed
+    )
     record(tmp_path / "same.npz", source)
     against = ["--against", str(tmp_path / "same.npz")]
     assert main(["convert", str(source), str(tmp_path / "model"), *against]) == 0

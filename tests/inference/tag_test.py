@@ -115,7 +115,10 @@ def test_the_command_in_json_with_files_that_cannot_be_heard(mulan_folder, music
     assert row["id"] == "1.wav" and len(row["tags"]) == 50
     scores = [found["score"] for found in row["tags"]]
     assert scores == sorted(scores, reverse=True)
-    assert printed.err.count("text.wav: cannot be decoded") == 2 and "1 of 2 files could not be heard" in printed.err
+    assert (
+        printed.err.count("text.wav: cannot be decoded") == 2
+        and "1 of 2 files could not be heard" in printed.err
+    )
 
 
 def test_an_impossible_number_of_labels(mulan_folder, music, capsys):
