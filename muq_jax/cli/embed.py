@@ -20,6 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--window_seconds", type=float, help="of what is heard at a time (default: 30; MuQ-MuLan: its own)"
     )
+    parser.add_argument(
+        "--pool", default="mean", help="of a file's tokens: 'mean' or 'max' (default: %(default)s)"
+    )
     parser.add_argument("--frames", action="store_true", help="also write every token's vector")
     parser.add_argument(
         "--batch_size", type=int, default=4, help="windows heard at a time (default: %(default)s)"
@@ -39,6 +42,7 @@ def run(args: argparse.Namespace) -> int:
         args.out,
         layers=args.layers,
         window_seconds=args.window_seconds,
+        pool=args.pool,
         frames=args.frames,
         batch_size=args.batch_size,
         workers=args.workers,

@@ -10,7 +10,7 @@ EXAMPLE = 'python -m muq_jax search stores/music --model models/mulan --text "a 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("store", metavar="STORE", help="of embed")
+    parser.add_argument("store", metavar="STORE", nargs="+", help="of embed; several are searched as one")
     parser.add_argument("--text", help="what to look for, in a store of a MuQ-MuLan")
     parser.add_argument("--audio", metavar="FILE", help="an example: a name in the store, or a file")
     parser.add_argument("--model", help="what made the store; not needed for an example that is in it")

@@ -18,6 +18,8 @@ from muq_jax.audio.decode import stream_audio
 from muq_jax.errors import UserError
 from muq_jax.inference.slots import Slots
 
+POOLS = ("mean", "max")
+
 
 class Piece(NamedTuple):
     """A stretch of a file.
@@ -57,7 +59,7 @@ class Heard:
 
     Attributes:
         name: the file's.
-        vectors: [layers, D], the mean over its tokens.
+        vectors: [layers, D], its tokens pooled.
         frames: [layers, T, D]; None where they were not asked for.
         seconds: its length.
     """
@@ -89,6 +91,7 @@ def embed_files(
     files: Sequence[tuple[str, Path]],
     *,
     batch_size: int = 4,
+    pool: str = "mean",
     frames: bool = False,
     workers: int = 2,
 ) -> Iterator[Heard | Failed]:
@@ -98,7 +101,8 @@ def embed_files(
         model: of `hearers`.
         files: names and paths.
         batch_size: pieces heard at a time.
-        frames: whether to keep every token beside the mean.
+        pool: of `POOLS`, how all tokens of a file become one vector.
+        frames: whether to keep every token, too.
         workers: files that are decoded at a time.
     """
     slots: Slots[tuple[str, int, Piece]] = Slots(model.hear, batch_size, model.piece_samples)
@@ -114,7 +118,7 @@ def embed_files(
             yield going.pop(owner).result(owner, model.sample_rate_hz)
 
     for name, number, piece in _decoded(model, files, workers, 2 * batch_size):
-        file = going.setdefault(name, _File(frames))
+        file = going.setdefault(name, _File(pool, frames))
         if isinstance(piece, _End):
             file.end = piece
             yield from finished(name)
@@ -126,31 +130,37 @@ def embed_files(
 class _File:
     """What has been heard of one file so far."""
 
-    def __init__(self, frames: bool) -> None:
+    def __init__(self, pool: str, frames: bool) -> None:
         self.end: _End | None = None
+        self._pool = pool
         self._keeps_frames = frames
-        self._sums: dict[int, tuple[np.ndarray, int]] = {}  # by piece, since batches may come out of order
+        # By piece, since batches may come out of order: sum or maximum of its tokens, and how many.
+        self._pooled: dict[int, tuple[np.ndarray, int]] = {}
         self._frames: dict[int, np.ndarray] = {}
 
     def take(self, number: int, piece: Piece, states: np.ndarray) -> None:
         kept = states if piece.keep is None else states[:, piece.keep]
-        self._sums[number] = kept.sum(axis=1, dtype=np.float64), kept.shape[1]
+        pooled = kept.max(axis=1) if self._pool == "max" else kept.sum(axis=1, dtype=np.float64)
+        self._pooled[number] = pooled, kept.shape[1]
         if self._keeps_frames:
             self._frames[number] = np.array(kept)
 
     @property
     def is_done(self) -> bool:
-        return self.end is not None and len(self._sums) == self.end.num_pieces
+        return self.end is not None and len(self._pooled) == self.end.num_pieces
 
     def result(self, name: str, sample_rate_hz: int) -> Heard | Failed:
         assert self.end is not None
         if self.end.reason is not None:
             return Failed(name, self.end.reason)
         numbers = range(self.end.num_pieces)
-        total = np.sum([self._sums[n][0] for n in numbers], axis=0)
-        total /= sum(self._sums[n][1] for n in numbers)
+        pooled = np.stack([self._pooled[n][0] for n in numbers])
+        if self._pool == "max":
+            vectors = pooled.max(axis=0)
+        else:
+            vectors = pooled.sum(axis=0) / sum(self._pooled[n][1] for n in numbers)
         frames = np.concatenate([self._frames[n] for n in numbers], axis=1) if self._keeps_frames else None
-        return Heard(name, total.astype(np.float32), frames, self.end.num_samples / sample_rate_hz)
+        return Heard(name, vectors.astype(np.float32), frames, self.end.num_samples / sample_rate_hz)
 
 
 def _decoded(

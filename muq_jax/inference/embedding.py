@@ -40,6 +40,7 @@ def embed_to_store(
     *,
     layers: str | int | Sequence[int] = "last",
     window_seconds: float | None = None,
+    pool: str = "mean",
     frames: bool = False,
     batch_size: int = 4,
     workers: int = 2,
@@ -53,7 +54,7 @@ def embed_to_store(
         model: a model folder, a work directory or an id on the hub.
         audio: files and folders.
         out: the store; with `shard`, of this shard alone.
-        layers, window_seconds: of `make_hearer`.
+        layers, window_seconds, pool: of `make_hearer`.
         frames: also write every token's vector, `frames/ID.npz` with an array a layer and `times_seconds`.
         batch_size: windows heard at a time.
         workers: files that are decoded at a time.
@@ -73,10 +74,10 @@ def embed_to_store(
     rate = None if isinstance(loaded, MuQMuLan) else loaded.frame_rate_hz
     if frames and rate is None:
         raise UserError("a MuQ-MuLan has no frames; it gives one vector a clip.")
-    hearer, space = make_hearer(loaded, layers, window_seconds)
+    hearer, space = make_hearer(loaded, layers, window_seconds, pool)
     store = StoreWriter(Path(out), space)
     todo = [(name, path) for name, path in files if name not in store.known]
-    found = embed_files(hearer, todo, batch_size=batch_size, frames=frames, workers=workers)
+    found = embed_files(hearer, todo, batch_size=batch_size, pool=pool, frames=frames, workers=workers)
     for result in tqdm(found, "embed", len(files), initial=len(files) - len(todo), unit="file", disable=None):
         if isinstance(result, Failed):
             store.add(Row(result.name, 0.0, None, result.reason))

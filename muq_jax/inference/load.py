@@ -10,6 +10,7 @@ from muq_jax.convert import rules
 from muq_jax.convert.find import find
 from muq_jax.convert.kinds import KINDS
 from muq_jax.errors import UserError
+from muq_jax.inference.embed import POOLS
 from muq_jax.inference.hearers import MuLanHearer, MuQHearer
 from muq_jax.inference.mulan import MuQMuLan
 from muq_jax.inference.pretrained import MuQ, MusicFM
@@ -49,7 +50,10 @@ def params_sha256(model: MuQ | MuQMuLan) -> str:
 
 
 def make_hearer(
-    model: MuQ | MuQMuLan, layers: str | int | Sequence[int] = "last", window_seconds: float | None = None
+    model: MuQ | MuQMuLan,
+    layers: str | int | Sequence[int] = "last",
+    window_seconds: float | None = None,
+    pool: str = "mean",
 ) -> tuple[MuQHearer | MuLanHearer, Space]:
     """Returns a model as `embed_files` uses it, and the space of the vectors that it gives.
 
@@ -58,18 +62,23 @@ def make_hearer(
         layers: of the hidden states; a MuQ-MuLan has one vector and takes "last" alone.
         window_seconds: of a window, 30 by default; a MuQ-MuLan's clips have the length that its
             configuration says.
+        pool: of `embed.POOLS`; a MuQ-MuLan's clips have a mean alone.
 
     Raises:
         UserError: what this model does not have.
     """
+    if pool not in POOLS:
+        raise UserError(f"pool is {pool!r}; expected one of {', '.join(POOLS)}.")
     digest = params_sha256(model)
     if isinstance(model, MuQMuLan):
-        if layers != "last" or window_seconds is not None:
-            raise UserError("a MuQ-MuLan gives one vector of clips of a fixed length: no layers, no window.")
+        if layers != "last" or window_seconds is not None or pool != "mean":
+            raise UserError(
+                "a MuQ-MuLan gives the mean of its vectors of clips of a fixed length: no layers, window, pool."
+            )
         clips = MuLanHearer(model)
-        return clips, Space(digest, model.model_type, (), "mean of unit vectors", clips.window_seconds)
+        return clips, Space(digest, model.model_type, (), pool, clips.window_seconds)
     hearer = MuQHearer(model, layers, 30.0 if window_seconds is None else window_seconds)
-    return hearer, Space(digest, model.model_type, hearer.layers, "mean", hearer.window_seconds)
+    return hearer, Space(digest, model.model_type, hearer.layers, pool, hearer.window_seconds)
 
 
 def named_files(audio: Sequence[str | os.PathLike[str]]) -> list[tuple[str, Path]]:

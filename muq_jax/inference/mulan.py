@@ -9,6 +9,7 @@ For example:
 """
 
 import os
+import time
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -242,6 +243,24 @@ class MuQMuLan:
             ids = pad_ids(group, self.config.roberta.pad_id, length)
             vectors.append(np.asarray(_read(self._text, tower, ids, False)))
         return np.concatenate(vectors)[: len(texts)]
+
+    def warmup(self, seconds: float = 10.0, batch_size: int = 1, *, num_texts: int = 1) -> float:
+        """Compiles what calls on so many tracks of that length, and on short texts, need.
+
+        Args:
+            seconds: of a track.
+            batch_size: tracks a call.
+            num_texts: texts a call; none are read where there is no tokenizer.
+
+        Returns:
+            how long that took, in seconds.
+        """
+        start = time.perf_counter()
+        silence = [np.zeros(round(seconds * self.sample_rate_hz), np.float32)] * batch_size
+        self.extract_audio_latents(silence, sampling_rate=self.sample_rate_hz)
+        if self.tokenizer is not None and num_texts:
+            self.extract_text_latents(["music"] * num_texts)
+        return time.perf_counter() - start
 
     def calc_similarity(self, audio_latents: Any, text_latents: Any) -> np.ndarray:
         """Returns the dot products of vectors [B, E] and [N, E], [B, N]; an axis less where one is a vector.

@@ -8,6 +8,7 @@ For example:
 """
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -185,6 +186,29 @@ class MuQ:
             by_number[number] = states
         times = np.arange(num_valid.max()) / self.frame_rate_hz
         return Features(tuple(by_number), num_valid, times)
+
+    def warmup(
+        self,
+        seconds: float = 30.0,
+        batch_size: int = 1,
+        *,
+        layers: str | int | Sequence[int] = "all",
+        window_seconds: float | None = None,
+    ) -> float:
+        """Compiles what calls on so many clips of that length need.
+
+        Args:
+            seconds: of the longest clip.
+            batch_size: clips a call.
+            layers, window_seconds: as for a call.
+
+        Returns:
+            how long that took, in seconds.
+        """
+        start = time.perf_counter()
+        silence = [np.zeros(round(seconds * self.sample_rate_hz), np.float32)] * batch_size
+        self(silence, sampling_rate=self.sample_rate_hz, layers=layers, window_seconds=window_seconds)
+        return time.perf_counter() - start
 
     def apply(
         self,

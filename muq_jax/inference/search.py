@@ -1,6 +1,7 @@
 """The nearest files of a store, by example or by text: exact, by cosine."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -49,7 +50,7 @@ def nearest(matrix: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray
 
 
 def search(
-    store: str | os.PathLike[str],
+    store: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     *,
     text: str | None = None,
     audio: str | os.PathLike[str] | None = None,
@@ -58,10 +59,10 @@ def search(
     layer: int | None = None,
     k: int = 10,
 ) -> list[Match]:
-    """Returns the files of a store that are nearest to a text or to a file, best first.
+    """Returns the files of a store, or of several, that are nearest to a text or to a file, best first.
 
     Args:
-        store: of `embed`.
+        store: of `embed`; several of one space, such as the shards of a library, are searched as one.
         text: what is looked for; the store must be of a MuQ-MuLan.
         audio: an example. A file that is in the store is compared by its stored vector and left out.
         model: what made the store; needed for a text and for a file that is not in it.
@@ -77,7 +78,8 @@ def search(
         raise UserError("give either a text or an audio file to look for.")
     if k < 1:
         raise UserError(f"k must be at least 1, found {k}")
-    found = _of_layer(load_vectors(Path(store)), layer)
+    stores = [store] if isinstance(store, str | os.PathLike) else store
+    found = _of_layer(load_vectors(*map(Path, stores)), layer)
     query, own = (
         (_text_vector(found.space, text, model, tokenizer), None)
         if text is not None
@@ -135,9 +137,9 @@ def _audio_vector(
     if isinstance(loaded, MuQMuLan):
         hearer, own = make_hearer(loaded)
     else:
-        hearer, own = make_hearer(loaded, space.layers, space.window_seconds)
+        hearer, own = make_hearer(loaded, space.layers, space.window_seconds, space.pool)
     check_same_weights(space, own, model)
-    [heard] = embed_files(hearer, [(audio, Path(audio))], batch_size=1)
+    [heard] = embed_files(hearer, [(audio, Path(audio))], batch_size=1, pool=space.pool)
     if isinstance(heard, Failed):
         raise UserError(heard.reason)
     place = space.layers.index(int(found.layers[0])) if space.layers else 0

@@ -215,22 +215,25 @@ def check_same_weights(wanted: Space, found: Space, model: str | os.PathLike[str
         )
 
 
-def load_vectors(folder: Path) -> Vectors:
-    """Returns a finished store's vectors.
+def load_vectors(*folders: Path) -> Vectors:
+    """Returns the vectors of finished stores of one space, one after the other.
 
     Raises:
-        UserError: it is no store, is not finished, holds nothing, or a table is damaged.
+        UserError: one is no store, is not finished, is of another space, or has a damaged table; or they hold
+            nothing.
     """
-    space = read_space(folder)
-    if (folder / JOURNAL).exists():
-        raise UserError(f"{folder} is not finished; run the command that makes it again.")
-    rows = [row for row in _finished(folder) if row.vectors is not None]
+    spaces = [read_space(folder) for folder in folders]
+    for folder, space in zip(folders, spaces, strict=True):
+        _check_same(folder, space, spaces[0])
+        if (folder / JOURNAL).exists():
+            raise UserError(f"{folder} is not finished; run the command that makes it again.")
+    rows = [row for folder in folders for row in _finished(folder) if row.vectors is not None]
     if not rows:
-        raise UserError(f"{folder} holds no vectors.")
-    layers = space.layers or (0,)
+        raise UserError(f"{', '.join(map(str, folders))}: no vectors.")
+    layers = spaces[0].layers or (0,)
     count = len(layers)
     return Vectors(
-        space,
+        spaces[0],
         [row.id for row in rows for _ in layers],
         np.tile(np.array(layers), len(rows)),
         np.repeat([row.seconds for row in rows], count),
@@ -317,8 +320,8 @@ def _check_same(folder: Path, found: Space, wanted: Space) -> None:
         a, b = getattr(found, field.name), getattr(wanted, field.name)
         if a != b:
             raise UserError(
-                f"{folder} holds vectors of {field.name} {a}, these would be of {b}, another space. "
-                "Give another store, or what made this one."
+                f"{folder} holds vectors of {field.name} {a}; those of {b} are another space, and the two "
+                "are not mixed. Give another store, or what made this one."
             )
 
 

@@ -139,18 +139,39 @@ def test_all_layers_and_frames(muq_folder, music, tmp_path):
 
 
 def test_shards_share_the_files(muq_folder, music, tmp_path):
-    ids = []
-    for index in range(3):
-        embed_to_store(muq_folder, [music], tmp_path / str(index), shard=(index, 3), **OPTIONS)
-        ids += load_vectors(tmp_path / str(index)).ids
+    shards = [tmp_path / str(index) for index in range(3)]
+    for index, shard in enumerate(shards):
+        embed_to_store(muq_folder, [music], shard, shard=(index, 3), **OPTIONS)
+    ids = load_vectors(*shards).ids
+    assert ids == [name for shard in shards for name in load_vectors(shard).ids]
     assert sorted(ids) == sorted(p.relative_to(music).as_posix() for p in music.rglob("*.wav"))
 
 
 def test_two_spaces_do_not_mix(muq_folder, music, whole):
-    with pytest.raises(UserError, match=r"holds vectors of layers \(2,\), these would be of \(0,\)"):
+    with pytest.raises(UserError, match=r"holds vectors of layers \(2,\), those of \(0,\) are another"):
         embed_to_store(muq_folder, [music], whole, layers=0, **OPTIONS)
-    with pytest.raises(UserError, match=r"holds vectors of window_seconds 1\.0, these would be of 30\.0"):
+    with pytest.raises(UserError, match=r"holds vectors of window_seconds 1\.0, those of 30\.0 are another"):
         embed_to_store(muq_folder, [music], whole)
+    with pytest.raises(UserError, match=r"holds vectors of pool mean; those of max are another"):
+        embed_to_store(muq_folder, [music], whole, pool="max", **OPTIONS)
+
+
+def test_the_largest_value_of_each_feature_may_be_kept(muq_folder, music, tmp_path):
+    files = [music / "4.wav", music / "6.wav"]
+    embed_to_store(muq_folder, files, tmp_path / "s", pool="max", frames=True, **OPTIONS)
+    found = load_vectors(tmp_path / "s")
+    for name, vector in zip(found.ids, found.matrix, strict=True):
+        frames = np.load(tmp_path / "s" / "frames" / f"{name}.npz")["layer_2"]
+        np.testing.assert_array_equal(vector, frames.max(axis=0))
+
+
+def test_a_damaged_line_of_the_failures_is_named(muq_folder, music, tmp_path):
+    embed_to_store(muq_folder, [music], tmp_path / "s", **OPTIONS)
+    failures = tmp_path / "s" / "failures.jsonl"
+    for damaged in (b'{"id": "x"', b'{"id": "x"}', b"[]", b"\xff\xfe"):
+        failures.write_bytes(failures.read_bytes().splitlines()[0] + b"\n" + damaged + b"\n")
+        with pytest.raises(UserError, match=r"failures\.jsonl, line 2 is damaged"):
+            load_vectors(tmp_path / "s")
 
 
 def test_mistakes_are_named(muq_folder, music, tmp_path):
@@ -164,6 +185,7 @@ def test_mistakes_are_named(muq_folder, music, tmp_path):
         ([music], "s", {"batch_size": 0}, "batch_size must be at least 1, found 0"),
         ([music], "s", {"shard": (2, 2)}, "shard 2/2 does not exist"),
         ([music / "0.wav", music / "0.wav"], "s", {}, r"would both be 0\.wav"),
+        ([music], "s", {"pool": "median"}, "pool is 'median'; expected one of mean, max"),
         ([music], "s", {"layers": 7}, "layers are numbered 0 to 2"),
     ):
         with pytest.raises(UserError, match=message):

@@ -12,6 +12,7 @@ from experiments.original import (
 )
 from muq_jax.convert.reader import read_tensors, write_tensors
 from muq_jax.errors import UserError
+from muq_jax.inference import mulan as mulan_module
 from muq_jax.models.mulan_json import mulan_from_json, mulan_to_json
 from tests.models.mulan_test import small_config
 
@@ -174,3 +175,11 @@ def test_weights_of_other_towers_are_refused(golden, mulan_folder, tmp_path):
     write_tensors(tmp_path / "model.safetensors", tensors)
     with pytest.raises(UserError, match=r"text_transformer\.width is 48, roberta\.width 768"):
         muq_jax.MuQMuLan.from_pretrained(tmp_path)
+
+
+def test_calls_after_warmup_compile_nothing(mulan):
+    assert mulan.warmup(seconds=11, batch_size=2, num_texts=3) > 0
+    before = [function._cache_size() for function in (mulan_module._hear, mulan_module._read)]
+    mulan(wavs=[noise_wave(12)] * 2, sampling_rate=24_000)
+    mulan(texts=["a", "b", "c"])
+    assert [function._cache_size() for function in (mulan_module._hear, mulan_module._read)] == before

@@ -81,6 +81,20 @@ def test_a_text_finds_what_the_towers_say(mulan_folder, music, tmp_path):
     assert len(matches) == 4
 
 
+def test_stores_of_one_space_are_searched_as_one(store, muq_folder, music, tmp_path, capsys):
+    shards = [tmp_path / "0", tmp_path / "1"]
+    for index, shard in enumerate(shards):
+        embed_to_store(muq_folder, [music], shard, layers=[0, 2], window_seconds=2.0, shard=(index, 2))
+    together = search(shards, audio="0.wav", layer=0)
+    for found, wanted in zip(together, search(store, audio="0.wav", layer=0), strict=True):
+        assert found.id == wanted.id and found.score == pytest.approx(wanted.score, abs=1e-6)
+    assert main(["search", *map(str, shards), "--audio", "0.wav", "--layer", "0"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    embed_to_store(muq_folder, [music], tmp_path / "2", window_seconds=2.0)
+    with pytest.raises(UserError, match=r"2 holds vectors of layers \(2,\); those of \(0, 2\) are another"):
+        search([*shards, tmp_path / "2"], audio="0.wav")
+
+
 def test_mistakes_are_named(store, muq_folder, mulan_folder, music, tmp_path):
     elsewhere = tmp_path / "x.wav"
     elsewhere.write_bytes((music / "2.wav").read_bytes())
