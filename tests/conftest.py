@@ -15,9 +15,7 @@ os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 ).strip()
 os.environ.setdefault("MPLBACKEND", "agg")
-os.environ.setdefault(
-    "JAX_COMPILATION_CACHE_DIR", ""
-)  # commands under test leave nothing in the user's cache
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", "")  # commands under test leave the user's cache alone
 # A shell hands SIGINT down as ignored to what it runs in the background; commands under test are to hear it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -73,7 +73,7 @@ def make_hearer(
     if isinstance(model, MuQMuLan):
         if layers != "last" or window_seconds is not None or pool != "mean":
             raise UserError(
-                "a MuQ-MuLan gives the mean of its vectors of clips of a fixed length: no layers, window, pool."
+                "a MuQ-MuLan gives the mean of its clips' vectors: no layers, window or pool to choose."
             )
         clips = MuLanHearer(model)
         return clips, Space(digest, model.model_type, (), pool, clips.window_seconds)

@@ -75,7 +75,7 @@ class MelRVQ:
         is_muq = model_folder.model_type(data) == "muq"
         config = from_upstream_json(data).mel_rvq if is_muq else mel_rvq_from_json(data)
         rvq = cls(config, mel_rvq_names.from_torch_names(tensors, config, str(source)))
-        if mel_rvq_names.looks_untrained(rvq.variables):
+        if is_muq and mel_rvq_names.looks_untrained(rvq.variables):
             message = f"the Mel-RVQ in {source} looks untrained: its codes mean nothing. {_ITERATIVE}"
             warnings.warn(message, stacklevel=2)
         rvq._licence = licence.shown(source)

@@ -148,9 +148,9 @@ def test_shards_share_the_files(muq_folder, music, tmp_path):
 
 
 def test_two_spaces_do_not_mix(muq_folder, music, whole):
-    with pytest.raises(UserError, match=r"holds vectors of layers \(2,\), those of \(0,\) are another"):
+    with pytest.raises(UserError, match=r"holds vectors of layers \(2,\); those of \(0,\) are another"):
         embed_to_store(muq_folder, [music], whole, layers=0, **OPTIONS)
-    with pytest.raises(UserError, match=r"holds vectors of window_seconds 1\.0, those of 30\.0 are another"):
+    with pytest.raises(UserError, match=r"holds vectors of window_seconds 1\.0; those of 30\.0 are another"):
         embed_to_store(muq_folder, [music], whole)
     with pytest.raises(UserError, match=r"holds vectors of pool mean; those of max are another"):
         embed_to_store(muq_folder, [music], whole, pool="max", **OPTIONS)
