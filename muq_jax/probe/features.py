@@ -49,9 +49,12 @@ def labelled_clip(clip: Clip, labels: Mapping[str, str | None]) -> LabelledClip:
 
 
 def untrained(muq: MuQ, seed: int) -> MuQ:
-    """Returns an encoder of the same sizes with fresh parameters: what the architecture alone hears."""
-    variables = MuQModel(muq.config).init(jax.random.key(seed), jnp.zeros((1, muq.sample_rate_hz)))
-    return MuQ(muq.config, variables)
+    """Returns an encoder of the same sizes with fresh parameters: what the architecture alone hears.
+
+    A Mel-RVQ, which the features do not use, stays as it is.
+    """
+    fresh = MuQModel(muq.config).init(jax.random.key(seed), jnp.zeros((1, muq.sample_rate_hz)))
+    return MuQ(muq.config, {**muq.variables, **fresh})
 
 
 def hidden_state_means(

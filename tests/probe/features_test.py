@@ -82,9 +82,23 @@ def test_an_untrained_encoder_has_the_sizes_and_not_the_weights():
 
     small = {"width": 16, "num_layers": 1, "num_heads": 2, "ffn_width": 16}
     config = muq_config("smoke", conformer=small, rvq=None)
-    model = types.SimpleNamespace(config=config, sample_rate_hz=24_000)
+    model = types.SimpleNamespace(config=config, sample_rate_hz=24_000, variables={})
     one, same, other = (untrained(model, seed) for seed in (0, 0, 1))
     assert one.config == config
     leaves = [jax.tree.leaves(encoder.params) for encoder in (one, same, other)]
     assert all((a == b).all() for a, b in zip(leaves[0], leaves[1], strict=True))
     assert any((a != b).any() for a, b in zip(leaves[0], leaves[2], strict=True))
+
+
+def test_an_untrained_encoder_can_be_saved_with_the_mel_rvq_of_the_trained(muq_folder, tmp_path):
+    from muq_jax import MuQ
+    from muq_jax.probe.features import untrained
+
+    muq = MuQ.from_pretrained(muq_folder)
+    assert muq.config.rvq is not None
+    untrained(muq, seed=0).save_pretrained(tmp_path / "fresh")
+    fresh = MuQ.from_pretrained(tmp_path / "fresh")
+    codebooks = [m.variables["rvq"]["params"]["codebook"] for m in (muq, fresh)]
+    np.testing.assert_array_equal(*codebooks)
+    heads = [m.variables["params"]["head"]["kernel"] for m in (muq, fresh)]
+    assert np.abs(heads[0] - heads[1]).max() > 0
