@@ -103,7 +103,8 @@ def upstream_config(
 def random_tensors(shapes: Mapping[str, tuple[int, ...]]) -> Arrays:
     """Weights of a plausible scale for a state dict, each drawn from its own name.
 
-    Running statistics and gains are away from 0 and 1, so that a tensor put in the wrong place shows.
+    Running statistics and gains are away from 0 and 1, so that a tensor put in the wrong place shows. Rotary
+    frequencies, which are computed, are what they must be.
     """
     return {name: _random_tensor(name, tuple(shape)) for name, shape in shapes.items()}
 
@@ -111,6 +112,8 @@ def random_tensors(shapes: Mapping[str, tuple[int, ...]]) -> Arrays:
 def _random_tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
     if name.endswith("num_batches_tracked"):
         return np.zeros(shape, np.int64)
+    if name.endswith("inv_freq"):
+        return (10_000.0 ** -(np.arange(shape[0]) / shape[0])).astype(np.float32)
     if name.endswith("stale_counter"):
         return np.zeros(shape, np.float32)
     noise = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape)

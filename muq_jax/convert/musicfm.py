@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from muq_jax.audio.filters import hann_window, mel_filterbank
 from muq_jax.convert import muq as muq_names
 from muq_jax.convert.reader import read_json
 from muq_jax.convert.rules import Table, Unused
@@ -38,11 +39,13 @@ def musicfm_table(config: MuQConfig) -> Table:
         if "quantizer" not in entry.torch and not entry.torch.startswith("model.rvq")
     ]
     mel, inputs = config.mel, config.mel.num_mels * config.frames_per_token
+    window = hann_window(mel.n_fft).astype(np.float32)
+    filters = mel_filterbank(mel.sample_rate_hz, mel.n_fft, mel.num_mels).astype(np.float32)
     computed = "computed: the mel front end's constants"
     drawn = "random-projection targets, drawn from a seed"
     unused += [
-        Unused(f"{_MEL}.spectrogram.window", (mel.n_fft,), computed),
-        Unused(_FILTERS, (mel.n_fft // 2 + 1, mel.num_mels), computed),
+        Unused(f"{_MEL}.spectrogram.window", window.shape, computed, window),
+        Unused(_FILTERS, filters.shape, computed, filters),
         Unused(f"{_QUANTIZER}.random_projection", (inputs, _CODE_SIZE), drawn),
         Unused(f"{_QUANTIZER}.codebook", (config.num_codes, _CODE_SIZE), drawn),
     ]

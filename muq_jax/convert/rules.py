@@ -77,7 +77,8 @@ class Unused:
         torch: its PyTorch name; ending in `.*`, every name that begins like this.
         shape: its shape; None for such a group, which is left out in reading and never written.
         reason: why nothing of ours holds it.
-        value: what export writes where the source had none; None means zeros.
+        value: what it must be, within what half precision holds, and what export writes where the source had
+            none; None where the original never reads it: zeros.
         dtype: the stored type. A file may hold another one (BatchNorm counters have been seen as float32).
     """
 
@@ -131,8 +132,8 @@ def checked(
         source: what to call the tensors in an error.
 
     Raises:
-        UserError: names every tensor that is missing, not in the table, of another shape, not finite, or a
-            matrix of zeros.
+        UserError: names every tensor that is missing, not in the table, of another shape, not finite, a
+            matrix of zeros, or a constant that the configuration says otherwise.
     """
     wanted = _expected_shapes(table, template)
     found = _canonical(tensors, wanted)
@@ -147,6 +148,18 @@ def checked(
         problems,
         f"{source}: the tensors do not fit the configuration ({len(problems)} differences): ",
         "Check that config.json belongs to these weights.",
+    )
+    _refuse(
+        [
+            f"{entry.torch} is not what this configuration computes"
+            for entry in table.unused
+            if entry.value is not None
+            and canonical_name(entry.torch) in found
+            # Files in half precision hold three digits.
+            and not np.allclose(found[canonical_name(entry.torch)], entry.value, rtol=1e-2, atol=1e-3)
+        ],
+        f"{source}: ",
+        "The original uses it, ours computes its own. Check that config.json belongs to these weights.",
     )
     names = [(rule, name) for rule in table.rules for name in rule.names()]
     used = {name: found[canonical_name(name)] for _, name in names}

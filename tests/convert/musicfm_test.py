@@ -1,7 +1,10 @@
 import json
+from pathlib import Path
 
+import librosa
 import numpy as np
 import pytest
+import scipy.signal
 
 from experiments.make_goldens import noise_wave
 from experiments.original import random_tensors
@@ -12,6 +15,7 @@ from muq_jax.convert.port import port
 from muq_jax.errors import UserError
 from muq_jax.models.config import muq_config
 
+GOLDEN = Path(__file__).parents[1] / "golden"
 CONFIG = muq_config(
     "smoke", rvq=None, num_books=1, num_codes=96, conformer={"num_layers": 3}, mel={"mean": 6.5, "std": 18.0}
 )
@@ -23,7 +27,7 @@ def tensors():
     """A state dict with every name of `MusicFM25Hz`, those that it never reads among them."""
     table = musicfm.musicfm_table(CONFIG)
     shapes = rules.state_dict_shapes(table, musicfm.template(CONFIG))
-    return random_tensors(shapes)
+    return random_tensors(shapes) | {u.torch: u.value for u in table.unused if u.value is not None}
 
 
 @pytest.fixture
@@ -38,24 +42,37 @@ def release(torch_format, tensors, tmp_path):
 
 
 def test_the_tensors_are_upstreams():
-    """Names and shapes of MusicFM25Hz at its defaults, as its constructor registers them."""
+    """Names and shapes of MusicFM25Hz at its defaults, as its code (minzwon/musicfm) registers them."""
     large = muq_config("large", rvq=None, num_books=1, num_codes=4096)
     shapes = rules.state_dict_shapes(musicfm.musicfm_table(large), musicfm.template(large))
-    expected = {
-        "cls_token": (1024,),
-        "linear.weight": (4096, 1024),
-        "conv.linear.weight": (1024, 16384),
-        "conv.conv.1.conv3.weight": (512, 512, 3, 3),
-        "conformer.layers.11.self_attn.linear_out.bias": (1024,),
-        "conformer.embed_positions.inv_freq": (32,),
-        "conformer.pos_conv_embed.conv.bias": (1024,),
-        "preprocessor_melspec_2048.mel_stft.spectrogram.window": (2048,),
-        "preprocessor_melspec_2048.mel_stft.mel_scale.fb": (1025, 128),
-        "quantizer_melspec_2048_0.random_projection": (512, 16),
-        "quantizer_melspec_2048_0.codebook": (4096, 16),
-    }
-    assert {name: shapes[name] for name in expected} == expected
-    assert not any(name.startswith("model.") for name in shapes)
+    listed = json.loads((GOLDEN / "musicfm_state_dict.json").read_text())
+    assert {name: list(shape) for name, shape in shapes.items()} == listed
+
+
+def test_constants_that_another_model_computes_are_refused(release, tensors, torch_format):
+    for name in ("preprocessor_melspec_2048.mel_stft.mel_scale.fb", "conformer.embed_positions.inv_freq"):
+        other = {f"model.{n}": 0.9 * t if n == name else t for n, t in tensors.items()}
+        torch_format(release / "pretrained_msd.pt", {"state_dict": other})
+        with pytest.raises(UserError, match=f"{name} is not what this configuration computes"):
+            MusicFM.from_pretrained(release)
+    half = {f"model.{n}": t.astype(np.float16) if t.dtype.kind == "f" else t for n, t in tensors.items()}
+    torch_format(release / "pretrained_msd.pt", {"state_dict": half})
+    assert MusicFM.from_pretrained(release).config == CONFIG
+
+
+def test_an_export_without_a_source_holds_the_constants(tensors, tmp_path):
+    """The original computes its mel with them."""
+    table = musicfm.musicfm_table(CONFIG)
+    MusicFM(CONFIG, rules.from_torch(tensors, table, musicfm.template(CONFIG))).save_pretrained(
+        tmp_path / "m"
+    )
+    found = musicfm_tensors(tmp_path / "m")
+    np.testing.assert_array_equal(
+        found["preprocessor_melspec_2048.mel_stft.mel_scale.fb"],
+        librosa.filters.mel(sr=24_000, n_fft=2048, n_mels=128, htk=True, norm=None).T,
+    )
+    window = found["preprocessor_melspec_2048.mel_stft.spectrogram.window"]
+    np.testing.assert_allclose(window, scipy.signal.get_window("hann", 2048), atol=1e-7)
 
 
 def test_a_release_is_read_with_its_statistics(release, tensors):
@@ -109,7 +126,11 @@ def test_statistics_are_needed(release):
 
 
 def test_two_releases_in_one_folder_are_told_apart(release, tensors, torch_format, tmp_path):
-    wrapped = {f"model.{name}": np.asarray(2 * tensor) for name, tensor in tensors.items()}
+    learned = {rule for entry in musicfm.musicfm_table(CONFIG).rules for rule in entry.names()}
+    wrapped = {
+        f"model.{name}": np.asarray(2 * tensor) if name in learned else tensor
+        for name, tensor in tensors.items()
+    }
     torch_format(release / "pretrained_fma.pt", {"state_dict": wrapped})
     (release / "fma_stats.json").write_text(json.dumps(STATS | {"melspec_2048_mean": 1.5}))
     with pytest.raises(UserError, match=r"pretrained_fma\.pt, pretrained_msd\.pt; give the path of one"):

@@ -202,8 +202,15 @@ def test_a_value_that_is_not_finite_is_refused_with_its_name(tensors, value):
         rules.from_torch(tensors, TABLE, TEMPLATE, "file")
 
 
-def test_an_unused_tensor_may_hold_anything(tensors):
-    rules.from_torch(tensors | {"constant": np.full(3, np.nan)}, TABLE, TEMPLATE)
+def test_a_tensor_that_is_never_read_may_hold_anything(tensors):
+    rules.from_torch(tensors | {"spare.weight_g": np.full((1, 2), np.nan)}, TABLE, TEMPLATE)
+
+
+@pytest.mark.parametrize("value", [np.full(3, np.nan), np.zeros(3), 1.1 * np.arange(3.0)])
+def test_a_constant_of_another_model_is_refused(tensors, value):
+    rules.from_torch(tensors | {"constant": np.arange(3.0).astype(np.float16)}, TABLE, TEMPLATE)
+    with pytest.raises(UserError, match="constant is not what this configuration computes"):
+        rules.from_torch(tensors | {"constant": value}, TABLE, TEMPLATE)
 
 
 def test_what_overflows_in_float32_is_refused(tensors):
