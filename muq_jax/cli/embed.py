@@ -18,7 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--layers", default="last", type=_layers, help="'last', 'all' or numbers: 0,6,12 (default: last)"
     )
     parser.add_argument(
-        "--window_seconds", type=float, help="of what is heard at a time (default: 30; MuQ-MuLan: its own)"
+        "--window_seconds",
+        type=float,
+        help="of what is heard at a time (default: 30; MuQ-MuLan: its own); less saves time where files are short",
     )
     parser.add_argument(
         "--pool", default="mean", help="of a file's tokens: 'mean' or 'max' (default: %(default)s)"

@@ -193,8 +193,17 @@ def from_torch(
 
 
 def to_torch(variables: Tree, table: Table) -> Tensors:
-    """The tensors in use of our variables, float32, under their PyTorch names."""
+    """The tensors in use of our variables, float32, under their PyTorch names.
+
+    Raises:
+        UserError: names every variable that is lacking.
+    """
     leaves = dict(flatten(variables))
+    _refuse(
+        [f"no {rule.path}" for rule in table.rules if rule.path not in leaves],
+        "the variables do not fit the configuration: ",
+        "Keep every collection of the model that they were taken from.",
+    )
     tensors: Tensors = {}
     for rule in table.rules:
         array = np.asarray(leaves[rule.path], np.float32)

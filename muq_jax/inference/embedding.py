@@ -10,8 +10,9 @@ from tqdm import tqdm
 
 from muq_jax.errors import UserError
 from muq_jax.inference.embed import Failed, embed_files
-from muq_jax.inference.load import load_model, make_hearer, named_files
+from muq_jax.inference.load import Name, load_model, make_hearer, named_files
 from muq_jax.inference.mulan import MuQMuLan
+from muq_jax.inference.pretrained import MuQ
 from muq_jax.inference.store import Row, StoreWriter
 
 
@@ -34,7 +35,7 @@ class Summary:
 
 
 def embed_to_store(
-    model: str | os.PathLike[str],
+    model: Name | MuQ | MuQMuLan,
     audio: Sequence[str | os.PathLike[str]],
     out: str | os.PathLike[str],
     *,
@@ -51,7 +52,7 @@ def embed_to_store(
     Stopped or killed at any moment, the same call goes on, and ends with the store that it would have made.
 
     Args:
-        model: a model folder, a work directory or an id on the hub.
+        model: a model folder, a work directory or an id on the hub, or a model that is loaded.
         audio: files and folders.
         out: the store; with `shard`, of this shard alone.
         layers, window_seconds, pool: of `make_hearer`.

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from muq_jax.audio.files import audio_files
 from muq_jax.convert import folder as model_folder
@@ -19,18 +20,21 @@ from muq_jax.inference.store import Space
 _HIDDEN_STATES: dict[str, type[MuQ]] = {"muq": MuQ, "musicfm": MusicFM}
 
 
-def load_model(
-    name: str | os.PathLike[str], tokenizer: str | os.PathLike[str] | None = None
-) -> MuQ | MuQMuLan:
+Name: TypeAlias = str | os.PathLike[str]
+
+
+def load_model(name: Name | MuQ | MuQMuLan, tokenizer: Name | None = None) -> MuQ | MuQMuLan:
     """Returns the model in a folder, a run's work directory or the hub, whatever kind it is.
 
     Args:
-        name: as for `from_pretrained`.
+        name: as for `from_pretrained`; a model that is loaded already is returned as it is.
         tokenizer: of a MuQ-MuLan that has none beside it.
 
     Raises:
         UserError: there is none, or one that has no vectors of audio.
     """
+    if isinstance(name, MuQ | MuQMuLan):
+        return name
     source = find(name)
     if model_folder.is_work_directory(source):
         return MuQ.from_pretrained(source)

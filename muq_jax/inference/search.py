@@ -12,8 +12,9 @@ import numpy as np
 
 from muq_jax.errors import UserError
 from muq_jax.inference.embed import Failed, embed_files
-from muq_jax.inference.load import load_model, make_hearer
+from muq_jax.inference.load import Name, load_model, make_hearer
 from muq_jax.inference.mulan import MuQMuLan
+from muq_jax.inference.pretrained import MuQ
 from muq_jax.inference.store import Space, Vectors, check_same_weights, load_vectors
 
 # Rows compared at a time, so that a store of any size fits beside a model.
@@ -54,7 +55,7 @@ def search(
     *,
     text: str | None = None,
     audio: str | os.PathLike[str] | None = None,
-    model: str | os.PathLike[str] | None = None,
+    model: Name | MuQ | MuQMuLan | None = None,
     tokenizer: str | os.PathLike[str] | None = None,
     layer: int | None = None,
     k: int = 10,
@@ -65,7 +66,7 @@ def search(
         store: of `embed`; several of one space, such as the shards of a library, are searched as one.
         text: what is looked for; the store must be of a MuQ-MuLan.
         audio: an example. A file that is in the store is compared by its stored vector and left out.
-        model: what made the store; needed for a text and for a file that is not in it.
+        model: what made the store, by name or loaded; needed for a text and for a file that is not in it.
         tokenizer: of a MuQ-MuLan that has none beside it.
         layer: of a store with several; the last of them by default.
         k: how many.
@@ -108,7 +109,7 @@ def _of_layer(found: Vectors, layer: int | None) -> Vectors:
 def _text_vector(
     space: Space,
     text: str,
-    model: str | os.PathLike[str] | None,
+    model: Name | MuQ | MuQMuLan | None,
     tokenizer: str | os.PathLike[str] | None,
 ) -> np.ndarray:
     if space.model != "mulan":
@@ -116,13 +117,13 @@ def _text_vector(
     if model is None:
         raise UserError("a text needs the model that made the store: give it, too.")
     loaded = load_model(model, tokenizer)
-    check_same_weights(space, make_hearer(loaded)[1], model)
+    check_same_weights(space, make_hearer(loaded)[1])
     assert isinstance(loaded, MuQMuLan)
     return loaded(texts=[text])[0]
 
 
 def _audio_vector(
-    found: Vectors, audio: str, model: str | os.PathLike[str] | None
+    found: Vectors, audio: str, model: Name | MuQ | MuQMuLan | None
 ) -> tuple[np.ndarray, int | None]:
     """The query, and its row where the file is in the store."""
     if audio in found.ids:
@@ -138,7 +139,7 @@ def _audio_vector(
         hearer, own = make_hearer(loaded)
     else:
         hearer, own = make_hearer(loaded, space.layers, space.window_seconds, space.pool)
-    check_same_weights(space, own, model)
+    check_same_weights(space, own)
     [heard] = embed_files(hearer, [(audio, Path(audio))], batch_size=1, pool=space.pool)
     if isinstance(heard, Failed):
         raise UserError(heard.reason)

@@ -197,21 +197,20 @@ def read_space(folder: Path) -> Space:
         raise UserError(f"{folder / HEADER} is damaged ({error!r}).") from None
 
 
-def check_same_weights(wanted: Space, found: Space, model: str | os.PathLike[str]) -> None:
+def check_same_weights(wanted: Space, found: Space) -> None:
     """Checks that a model makes vectors that can be compared with a store's.
 
     Args:
         wanted: the store's.
         found: the model's.
-        model: its name, for the message.
 
     Raises:
         UserError: it is another model.
     """
     if found.params_sha256 != wanted.params_sha256:
         raise UserError(
-            f"the store was made by a {wanted.model} of the weights {wanted.params_sha256[:12]}..., {model} "
-            f"is a {found.model} with {found.params_sha256[:12]}...: their vectors cannot be compared."
+            f"the store was made by a {wanted.model} of the weights {wanted.params_sha256[:12]}..., the "
+            f"model is a {found.model} with {found.params_sha256[:12]}...: their vectors cannot be compared."
         )
 
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from muq_jax.errors import UserError
 from muq_jax.inference.embed import Failed, Heard, embed_files
-from muq_jax.inference.load import load_model, make_hearer, named_files
+from muq_jax.inference.load import Name, load_model, make_hearer, named_files
 from muq_jax.inference.mulan import MuQMuLan
 from muq_jax.inference.store import HEADER, check_same_weights, load_vectors
 from muq_jax.text.templates import BACKGROUND, MAGNATAGATUNE, TEMPLATES, prompts
@@ -86,7 +86,7 @@ class Tagger:
 
 
 def tag(
-    model: str | os.PathLike[str],
+    model: Name | MuQMuLan,
     audio: Sequence[str | os.PathLike[str]],
     *,
     labels: Sequence[str] = MAGNATAGATUNE,
@@ -98,7 +98,7 @@ def tag(
     """Yields every file's tags in order of the names, or why there are none.
 
     Args:
-        model: a MuQ-MuLan: a model folder or an id on the hub.
+        model: a MuQ-MuLan: a model folder, an id on the hub, or one that is loaded.
         audio: files and folders; or a store that this model has made, and then nothing is heard again.
         labels, templates: of `Tagger`.
         tokenizer: of a MuQ-MuLan that has none beside it.
@@ -109,7 +109,7 @@ def tag(
     """
     loaded = load_model(model, tokenizer)
     if not isinstance(loaded, MuQMuLan):
-        raise UserError(f"{model} is a {loaded.model_type}, which knows no text; tags need a MuQ-MuLan.")
+        raise UserError(f"the model is a {loaded.model_type}, which knows no text; tags need a MuQ-MuLan.")
     tagger = Tagger(loaded, labels, templates)
     hearer, space = make_hearer(loaded)
 
@@ -119,7 +119,7 @@ def tag(
 
     if len(audio) == 1 and (Path(audio[0]) / HEADER).is_file():
         stored = load_vectors(Path(audio[0]))
-        check_same_weights(stored.space, space, model)
+        check_same_weights(stored.space, space)
         return map(tagged, stored.ids, stored.matrix)
     files = named_files(audio)
     heard = embed_files(hearer, files, batch_size=batch_size, workers=workers)

@@ -202,6 +202,14 @@ def test_a_value_that_is_not_finite_is_refused_with_its_name(tensors, value):
         rules.from_torch(tensors, TABLE, TEMPLATE, "file")
 
 
+def test_variables_that_lack_a_part_are_named(tensors):
+    variables = rules.from_torch(tensors, TABLE, TEMPLATE)
+    path, _ = next(rules.flatten(variables))
+    variables.pop(path.split("/")[0])
+    with pytest.raises(UserError, match=f"do not fit the configuration: no {path}"):
+        rules.to_torch(variables, TABLE)
+
+
 def test_a_tensor_that_is_never_read_may_hold_anything(tensors):
     rules.from_torch(tensors | {"spare.weight_g": np.full((1, 2), np.nan)}, TABLE, TEMPLATE)
 

@@ -73,6 +73,7 @@ def test_a_text_finds_what_the_towers_say(mulan_folder, music, tmp_path):
     embed_to_store(mulan_folder, [music], tmp_path / "s")
     matches = search(tmp_path / "s", text="heavy metal", model=mulan_folder)
     mulan = muq_jax.MuQMuLan.from_pretrained(mulan_folder)
+    assert search(tmp_path / "s", text="heavy metal", model=mulan) == matches
     text = mulan(texts=["heavy metal"])[0]
     for match in matches:
         wave, _ = soundfile.read(music / match.id, dtype="float32")
