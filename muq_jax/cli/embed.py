@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--window_seconds",
         type=float,
-        help="of what is heard at a time (default: 30; MuQ-MuLan: its own); less saves time where files are short",
+        help="of what is heard at a time (default: 30; MuQ-MuLan: its own); less is faster for short files",
     )
     parser.add_argument(
         "--pool", default="mean", help="of a file's tokens: 'mean' or 'max' (default: %(default)s)"
