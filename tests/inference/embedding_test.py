@@ -10,12 +10,19 @@ import pytest
 import soundfile
 
 from experiments.make_goldens import noise_wave
+from experiments.original import random_tensors
 from muq_jax import MuQ
 from muq_jax.cli import main
+from muq_jax.convert import muq as muq_names
+from muq_jax.convert import rules
 from muq_jax.errors import UserError
 from muq_jax.inference import embedding
 from muq_jax.inference.embedding import embed_to_store
 from muq_jax.inference.store import JOURNAL, load_vectors
+from muq_jax.models.config import muq_config
+
+ROOT = Path(__file__).parents[2]
+ONE_DEVICE = {**os.environ, "XLA_FLAGS": ""}
 
 
 @pytest.fixture(scope="module")
@@ -210,16 +217,43 @@ def test_killed_at_random_it_ends_with_the_same_store(muq_folder, music, whole, 
     store, rng = tmp_path / "store", np.random.default_rng(0)
     command = [sys.executable, "-m", "muq_jax", "embed", str(muq_folder), str(music), "--out", str(store)]
     command += ["--window_seconds", "1", "--batch_size", "2"]
-    environment = {**os.environ, "XLA_FLAGS": ""}
-    root = Path(__file__).parents[2]
     for _ in range(10):
-        process = subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(command, cwd=ROOT, env=ONE_DEVICE, stdout=subprocess.DEVNULL)
         try:
             process.wait(timeout=float(rng.uniform(0.5, 12)))
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.wait()
-    assert subprocess.run(command, cwd=root, env=environment).returncode in (0, 3)
+    assert subprocess.run(command, cwd=ROOT, env=ONE_DEVICE).returncode in (0, 3)
     again, undisturbed = load_vectors(store), load_vectors(whole)
     assert again.ids == undisturbed.ids
     np.testing.assert_allclose(again.matrix, undisturbed.matrix, atol=2e-6)  # made on 8 devices
+
+
+def peak_bytes(command):
+    """Runs a command and returns the most memory that it held."""
+    process = subprocess.Popen(command, cwd=ROOT, env=ONE_DEVICE, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    return usage.ru_maxrss * 1024
+
+
+@pytest.mark.slow
+def test_an_hour_takes_no_more_memory_than_ten_minutes(tmp_path):
+    """A `tiny`, with the command's defaults."""
+    config = muq_config("tiny")
+    shapes = rules.state_dict_shapes(muq_names.muq_table(config), muq_names.template(config))
+    MuQ(config, muq_names.from_torch_names(random_tensors(shapes), config)).save_pretrained(tmp_path / "tiny")
+    peaks = []
+    for minutes in (10, 60):
+        rng, path = np.random.default_rng(0), tmp_path / f"{minutes}.wav"
+        with soundfile.SoundFile(path, "w", 24_000, 1, "PCM_16") as file:
+            for _ in range(minutes):
+                file.write(0.1 * rng.standard_normal(60 * 24_000))
+        store = tmp_path / f"store_{minutes}"
+        command = [sys.executable, "-m", "muq_jax", "embed", tmp_path / "tiny", path, "--out", store]
+        peaks.append(peak_bytes(command))
+        assert load_vectors(store).ends == 60 * minutes
+    assert peaks[1] < 1.2e9
+    assert peaks[1] < peaks[0] + 100e6
