@@ -153,6 +153,15 @@ def test_two_spaces_do_not_mix(muq_folder, music, whole):
         embed_to_store(muq_folder, [music], whole)
 
 
+@pytest.mark.parametrize("backend, rows", [("cpu", 1), ("gpu", 4)])
+def test_a_cpu_hears_one_window_at_a_time(muq_folder, music, tmp_path, monkeypatch, backend, rows):
+    asked = []
+    monkeypatch.setattr(embedding.jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(embedding, "embed_files", lambda *_, batch_size, **__: asked.append(batch_size) or [])
+    embed_to_store(muq_folder, [music], tmp_path / "store")
+    assert asked == [rows]
+
+
 def test_mistakes_are_named(muq_folder, music, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "full").mkdir()
