@@ -100,23 +100,23 @@ def upstream_config(
     return config | overrides
 
 
-def random_tensors(shapes: Mapping[str, tuple[int, ...]]) -> Arrays:
-    """Weights of a plausible scale for a state dict, each drawn from its own name.
+def random_tensors(shapes: Mapping[str, tuple[int, ...]], seed: int = 0) -> Arrays:
+    """Weights of a plausible scale for a state dict, each drawn from its own name and the seed.
 
     Running statistics and gains are away from 0 and 1, so that a tensor put in the wrong place shows. Rotary
     frequencies, which are computed, are what they must be.
     """
-    return {name: _random_tensor(name, tuple(shape)) for name, shape in shapes.items()}
+    return {name: _random_tensor(name, tuple(shape), seed) for name, shape in shapes.items()}
 
 
-def _random_tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
+def _random_tensor(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
     if name.endswith("num_batches_tracked"):
         return np.zeros(shape, np.int64)
     if name.endswith("inv_freq"):
         return (10_000.0 ** -(np.arange(shape[0]) / shape[0])).astype(np.float32)
     if name.endswith("stale_counter"):
         return np.zeros(shape, np.float32)
-    noise = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape)
+    noise = np.random.RandomState(zlib.crc32(name.encode(), seed)).standard_normal(shape)
     if name.endswith("running_var") or name.endswith(("weight_g", "original0")):
         array = 1.0 + 0.2 * np.abs(noise)
     elif "norm.weight" in name.lower() or (".bn" in name and name.endswith(".weight")):
@@ -137,12 +137,12 @@ def shapes_of(module: Any) -> dict[str, tuple[int, ...]]:
     return {k: tuple(v.shape) for k, v in module.state_dict().items() if not k.endswith("inv_freq")}
 
 
-def load_random(module: Any) -> dict[str, tuple[int, ...]]:
+def load_random(module: Any, seed: int = 0) -> dict[str, tuple[int, ...]]:
     """Puts the weights of `random_tensors` into a PyTorch module, in eval mode; returns their shapes."""
     import torch
 
     shapes = shapes_of(module)
-    tensors = {name: torch.from_numpy(array) for name, array in random_tensors(shapes).items()}
+    tensors = {name: torch.from_numpy(array) for name, array in random_tensors(shapes, seed).items()}
     left_out, unknown = module.load_state_dict(tensors, strict=False)
     assert not unknown and all(name.endswith("inv_freq") for name in left_out)
     module.eval()
@@ -165,10 +165,10 @@ def make_muq(config: dict[str, Any]) -> Any:
     return import_original().MuQ(json.loads(json.dumps(upstream)))
 
 
-def build(config: dict[str, Any]) -> Any:
+def build(config: dict[str, Any], seed: int = 0) -> Any:
     """The PyTorch MuQ of a configuration, with the weights of `random_tensors`, in eval mode."""
     model = make_muq(config)
-    load_random(model)
+    load_random(model, seed)
     return model
 
 
@@ -252,10 +252,10 @@ def make_mulan(config: dict[str, Any], muq: dict[str, Any], roberta: dict[str, A
     return model
 
 
-def build_mulan(config: dict[str, Any], muq: dict[str, Any], roberta: dict[str, Any]) -> Any:
+def build_mulan(config: dict[str, Any], muq: dict[str, Any], roberta: dict[str, Any], seed: int = 0) -> Any:
     """The PyTorch MuQMuLan of these configurations, with the weights of `random_tensors`, in eval mode."""
     model = make_mulan(config, muq, roberta)
-    load_random(model)
+    load_random(model, seed)
     return model
 
 

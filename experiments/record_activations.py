@@ -1,11 +1,12 @@
 """Records what the PyTorch original computes from a folder of weights, to be held against ours.
 
-    python -m experiments.record_activations FOLDER activations.npz [--seconds 1 7.77] [--audio FILE ...]
+    python -m experiments.record_activations FOLDER activations.npz [--seconds 1 7.77] [--tokens 3 21]
     python -m muq_jax convert FOLDER models/muq --against activations.npz
 
 In the environment of requirements-torch.txt. FOLDER holds upstream's `config.json` and weights. Of a MuQ
-every hidden state is recorded, of a MuQ-MuLan the vectors of audio and of token ids. The audio is noise from
-a generator that numpy has frozen, and `--audio`.
+every hidden state is recorded, of a MuQ-MuLan the vectors of audio and of texts, each alone and all in one
+batch. The audio is noise, and `--audio` with a floor of noise; texts are token ids. Noise and ids come from a
+generator that numpy has frozen.
 """
 
 import argparse
@@ -22,19 +23,33 @@ from muq_jax.convert.reader import CONFIG, read_json, read_tensors
 from muq_jax.models.config_json import to_upstream_json
 from muq_jax.models.mulan_json import mulan_from_json
 
-TEXTS = {"short": [0, 5, 6, 7, 2], "long": [0, *range(10, 29), 2]}
-"""Token ids that every vocabulary has."""
+FLOOR = 3e-4
+"""RMS of the noise that is added to files: -70 dB of full scale."""
 
 
 def waves(seconds: list[float], files: list[Path], max_seconds: float) -> Arrays:
-    """Waves [S] by name: noise of these lengths, and the start of each file."""
-    found = {
-        f"noise_{length:g}s": (0.1 * np.random.RandomState(0).standard_normal(round(length * SAMPLE_RATE_HZ)))
-        for length in seconds
-    }
+    """Waves [S] by name: noise of these lengths, and the start of each file with a little noise.
+
+    Between the partials of a tone, and above the band of an old recording, there is otherwise nothing but the
+    rounding of the original's own Fourier transform, which no other one repeats.
+    """
+
+    def noise(num_samples: int) -> np.ndarray:
+        return np.random.RandomState(0).standard_normal(num_samples)
+
+    found = {f"noise_{length:g}s": 0.1 * noise(round(length * SAMPLE_RATE_HZ)) for length in seconds}
     for i, path in enumerate(files):
-        found[f"{i}_{path.stem}"] = load_audio(path)[: round(max_seconds * SAMPLE_RATE_HZ)]
+        wave = load_audio(path)[: round(max_seconds * SAMPLE_RATE_HZ)]
+        found[f"{i}_{path.stem}"] = wave + FLOOR * noise(len(wave))
     return {name: wave.astype(np.float32) for name, wave in found.items()}
+
+
+def token_ids(lengths: list[int], vocab_size: int) -> Arrays:
+    """Texts [T] by name, of these lengths: <s>, ids of ordinary tokens, </s>."""
+    draw = np.random.RandomState(0).randint
+    return {
+        f"{length}_tokens": np.array([0, *draw(4, vocab_size, length - 2), 2], np.int32) for length in lengths
+    }
 
 
 def record_muq(model: Any, heard: Arrays) -> Arrays:
@@ -49,18 +64,19 @@ def record_muq(model: Any, heard: Arrays) -> Arrays:
     return out
 
 
-def record_mulan(model: Any, heard: Arrays) -> Arrays:
-    """Unit vectors of clips and of token ids of a PyTorch MuQMuLan."""
+def record_mulan(model: Any, heard: Arrays, texts: Arrays) -> Arrays:
+    """Unit vectors of clips and of texts of a PyTorch MuQMuLan; its tokenizer is the one of `make_mulan`."""
     import torch
 
     out: Arrays = {"model_type": np.array("mulan")}
+    written = [" ".join(map(str, ids)) for ids in texts.values()]
     with torch.no_grad():
         for name, wave in heard.items():
             vector = model.mulan.get_audio_latents(torch.from_numpy(wave)[None])[0].numpy()
             out |= {f"wave_{name}": wave, f"audio_{name}": vector}
-        for name, ids in TEXTS.items():
-            vector = model(texts=[" ".join(map(str, ids))])[0].numpy()
-            out |= {f"ids_{name}": np.array(ids, np.int32), f"text_{name}": vector}
+        for name, text, together in zip(texts, written, model(texts=written).numpy(), strict=True):
+            alone = model(texts=[text])[0].numpy()
+            out |= {f"ids_{name}": texts[name], f"text_{name}": alone, f"batched_{name}": together}
     return out
 
 
@@ -82,13 +98,16 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--seconds", type=float, nargs="+", default=[1.0, 7.77], help="of noise")
+    parser.add_argument("--tokens", type=int, nargs="+", default=[3, 21], help="of texts")
     parser.add_argument("--audio", type=Path, nargs="*", default=[], help="files")
     parser.add_argument("--max_seconds", type=float, default=10.0, help="of each file")
     args = parser.parse_args()
     config, tensors = read_json(args.folder / CONFIG), read_tensors(args.folder)
     heard = waves(args.seconds, args.audio, args.max_seconds)
     if model_folder.model_type(config) == "mulan":
-        recorded: dict[str, Any] = record_mulan(load(_mulan(config), tensors), heard)
+        model = load(_mulan(config), tensors)
+        texts = token_ids(args.tokens, model.mulan.text.model.config.vocab_size)
+        recorded: dict[str, Any] = record_mulan(model, heard, texts)
     else:
         recorded = record_muq(load(make_muq(config), tensors), heard)
     np.savez(args.out, **recorded)

@@ -26,9 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--pool", default="mean", help="of a file's tokens: 'mean' or 'max' (default: %(default)s)"
     )
     parser.add_argument("--frames", action="store_true", help="also write every token's vector")
-    parser.add_argument(
-        "--batch_size", type=int, default=4, help="windows heard at a time (default: %(default)s)"
-    )
+    parser.add_argument("--batch_size", type=int, help="windows heard at a time (default: 4, on a CPU 1)")
     parser.add_argument("--workers", type=int, default=2, help="that decode (default: %(default)s)")
     parser.add_argument(
         "--shard", type=_shard, default=(0, 1), metavar="i/n", help="every n-th file, from the i-th (0 first)"

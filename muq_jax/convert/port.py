@@ -123,7 +123,7 @@ def _prove(
         },
         "round_trip": "equal",
         **_quantizer(found, used),
-        **_by_running(found, name, activations),
+        **_by_running(found, used, name, activations),
     }
     return report, used
 
@@ -185,32 +185,33 @@ def _quantizer(found: Source, used: Tensors) -> dict[str, str]:
     if found.kind.name != "muq" or found.config.rvq is None:
         return {}
     looks_untrained = mel_rvq.looks_untrained(mel_rvq.from_torch_names(used, found.config.mel_rvq))
-    return {"mel_rvq": "looks untrained: no tokenizer" if looks_untrained else "trained"}
+    return {"mel_rvq": "looks untrained: its codes mean nothing" if looks_untrained else "trained"}
 
 
-def _by_running(found: Source, name: str, activations: str | os.PathLike[str] | None) -> dict[str, Any]:
+def _by_running(
+    found: Source, used: Tensors, name: str, activations: str | os.PathLike[str] | None
+) -> dict[str, Any]:
     """The part of the report for which the model has to run.
 
     Raises:
         UserError: texts have one vector, or something differs from the original by more than its bound.
     """
-    if activations is None and found.kind.name != "mulan":
-        return {"original": NOT_COMPARED}
     table, template = found.kind.table(found.config), found.kind.template(found.config)
-    variables = rules.from_torch(found.tensors, table, template)
     report: dict[str, Any] = {}
     if found.kind.name == "mulan":
-        nearest = verify.nearest_texts(found.config, variables)
+        text = rules.Table(tuple(rule for rule in table.rules if rule.path.startswith("params/text/")))
+        nearest = verify.nearest_texts(found.config, rules.arranged(used, text, template))
         if not nearest < verify.SAME_TEXT:
             raise UserError(f"{name}: different texts have a cosine of {nearest:.6f}: a dead text tower.")
         report["nearest_texts_cosine"] = nearest
     if activations is None:
         return report | {"original": NOT_COMPARED}
+    variables = rules.arranged(used, table, template)
     differences = verify.against(activations, found.kind.name, found.config, variables)
-    wrong = [f"{d.what}: {d.largest:.1e} (at most {d.bound:.0e})" for d in differences if not d.within]
+    wrong = [f"{d.what}: {d.size} (bound: {d.bound})" for d in differences if not d.within]
     if wrong:
         raise UserError(f"{name} differs from {activations} by more than rounding: {'; '.join(wrong[:8])}.")
-    return report | {"original": {difference.what: difference.largest for difference in differences}}
+    return report | {"original": {difference.what: difference.size._asdict() for difference in differences}}
 
 
 def _sha256(path: Path) -> str:

@@ -7,10 +7,13 @@ a missing tensor.
 """
 
 import hashlib
+import mmap
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from muq_jax.errors import UserError
@@ -182,13 +185,22 @@ def from_torch(
 
     Args and errors are those of `checked`.
     """
-    used = checked(tensors, table, template, source)
+    return arranged(checked(tensors, table, template, source), table, template)
+
+
+def arranged(used: Tensors, table: Table, template: Tree) -> Tree:
+    """Our variables from tensors that are `checked`; those of some rules alone, if the table has no others.
+
+    Beside the variables it holds one of them at a time, also where the tensors lie in a mapped file.
+    """
     leaves = dict(flatten(template))
     tree: Tree = {}
     for rule in table.rules:
         arrays = [used[name] for name in rule.names()]
+        array = np.asarray(rule.to_ours(arrays), leaves[rule.path].dtype, order="C")
         # Copied: a mapped file may be written to, or end, under a model that is in use.
-        _put(tree, rule.path, np.array(rule.to_ours(arrays), leaves[rule.path].dtype, order="C"))
+        _put(tree, rule.path, jnp.array(array).block_until_ready())
+        _let_go(arrays[0])
     return tree
 
 
@@ -258,7 +270,7 @@ def params_sha256(tensors: Mapping[str, np.ndarray]) -> str:
     for name in sorted(tensors):
         array = np.asarray(tensors[name], "<f4", order="C")
         digest.update(f"{name} {list(array.shape)}\n".encode())
-        digest.update(array.tobytes())
+        digest.update(array.ravel().data)
     return digest.hexdigest()
 
 
@@ -351,7 +363,16 @@ def _relayout(array: np.ndarray, source: str, target: str) -> np.ndarray:
     return array.reshape([1 if axis == "1" else next(sizes) for axis in target])
 
 
-def _put(tree: Tree, path: str, array: np.ndarray) -> None:
+def _let_go(array: np.ndarray) -> None:
+    """Gives back the memory of the mapped file that an array lies in; what is read again comes again."""
+    owner: Any = array
+    while isinstance(owner, np.ndarray):
+        owner = owner.base
+    if isinstance(owner, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):  # Windows has no such advice
+        owner.madvise(mmap.MADV_DONTNEED)
+
+
+def _put(tree: Tree, path: str, array: jax.Array) -> None:
     *parents, leaf = path.split("/")
     for parent in parents:
         tree = tree.setdefault(parent, {})

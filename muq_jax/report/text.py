@@ -15,6 +15,7 @@ from muq_jax.convert.find import find
 from muq_jax.convert.port import Source, read_source
 from muq_jax.convert.reader import CONFIG, read_json
 from muq_jax.convert.rules import flatten, from_torch, params_sha256, to_torch
+from muq_jax.convert.verify import Size
 from muq_jax.train.health import HEALTH_SPLIT
 from muq_jax.train.metrics import METRICS_FILE, Row, read_rows
 
@@ -57,7 +58,7 @@ def proved(report: Mapping[str, Any]) -> str:
     if isinstance(original, str):
         lines.append(f"original: {original}")
     else:
-        lines += [f"original: {what}: {largest:.1e}" for what, largest in original.items()]
+        lines += [f"original: {what}: {Size(**size)}" for what, size in original.items()]
     return "\n".join([*lines, f"params sha256 {report['params_sha256']}"])
 
 

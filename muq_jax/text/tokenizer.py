@@ -77,7 +77,7 @@ class Tokenizer:
         return Tokens(ids, cut)
 
 
-def pad_ids(ids: Sequence[Sequence[int]], pad_id: int, length: int) -> np.ndarray:
+def pad_ids(ids: Sequence[Sequence[int] | np.ndarray], pad_id: int, length: int) -> np.ndarray:
     """Returns lists of ids as int32 [B, length], `pad_id` past each one's end."""
     batch = np.full((len(ids), length), pad_id, np.int32)
     for row, text in zip(batch, ids, strict=True):

@@ -1,5 +1,6 @@
 import dataclasses
 import hashlib
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from muq_jax.convert import rules
+from muq_jax.convert import rules, safetensors_file
 from muq_jax.convert.rules import Rule, Table, Unused
 from muq_jax.errors import UserError
 
@@ -65,6 +66,27 @@ def test_values_land_where_the_layout_says(tensors):
     assert params["front"]["kernel"][2, 0, 0, 4] == tensors["front.weight"][4, 0, 2, 0]
     assert params["book"]["v"][6, 3] == tensors["book.weight_v"][3, 6, 0]
     np.testing.assert_array_equal(params["book"]["g"], tensors["book.weight_g"].ravel())
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").is_file(), reason="shows what is resident on Linux")
+def test_a_mapped_file_is_not_held_in_memory_beside_the_variables(tmp_path):
+    def resident_kib():
+        lines = iter(Path("/proc/self/smaps").read_text().splitlines())
+        sizes = [next(row for row in lines if row.startswith("Rss:")) for line in lines if str(path) in line]
+        return sum(int(row.split()[1]) for row in sizes)
+
+    path = tmp_path / "model.safetensors"
+    names = [f"{i}.weight" for i in range(4)]
+    table = Table(tuple(Rule(name, f"params/w{i}", rules.LINEAR) for i, name in enumerate(names)))
+    safetensors_file.write(path, {name: np.ones((512, 1024), np.float32) for name in names})
+    tensors = safetensors_file.read(path)
+    template = {"params": {f"w{i}": shape(1024, 512) for i in range(4)}}
+    used = rules.checked(tensors, table, template)
+    assert resident_kib() > 4 * 2048, "every page was looked at"
+    variables = rules.arranged(used, table, template)
+    assert resident_kib() < 2048
+    path.write_bytes(bytes(path.stat().st_size))
+    assert all(np.all(array == 1) for _, array in rules.flatten(variables)), "they are copies"
 
 
 def test_there_and_back_is_the_same(tensors):

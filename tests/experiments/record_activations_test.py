@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+import soundfile
 
 from experiments import record_activations
 from experiments.make_goldens import noise_wave
@@ -21,8 +22,9 @@ from experiments.original import (
     upstream_mulan_config,
 )
 from muq_jax import MuQ, MuQMuLan
-from muq_jax.convert.port import port
+from muq_jax.convert.port import port, prove
 from muq_jax.convert.reader import read_tensors
+from muq_jax.errors import UserError
 from muq_jax.models.mulan_json import mulan_to_json
 from tests.models.mulan_test import small_config
 
@@ -73,7 +75,7 @@ def test_a_mulan_there_and_back(saved, tmp_path, monkeypatch):
     source = saved(original, config)
     record(monkeypatch, source, tmp_path / "recorded.npz", "--seconds", 2.5)
     report = port(source, tmp_path / "model", activations=tmp_path / "recorded.npz")
-    assert len(report["original"]) == 3
+    assert len(report["original"]) == 1 + 2 * 2
     MuQMuLan.from_pretrained(tmp_path / "model").save_pretrained(tmp_path / "back")
     names = original.state_dict()
     back = read_tensors(tmp_path / "back")
@@ -94,3 +96,23 @@ def test_a_checkpoint_of_lightnings_kind(saved, tmp_path):
     assert port(tmp_path / "last.ckpt", tmp_path / "a") | {"source": 0} == port(source, tmp_path / "b") | {
         "source": 0
     }
+
+
+def test_a_right_model_passes_on_tones(saved, tmp_path, monkeypatch):
+    """Full-scale tones, of which all but a few mel bins are rounding in float32."""
+    config = upstream_config(48, 3, 2, 96, 12, 2)
+    source = saved(build(config), config)
+    seconds = np.arange(10 * 24_000) / 24_000
+    tones = {
+        "sweep": np.sin(2 * np.pi * 50 * np.expm1(0.5 * seconds) / 0.5),  # to 7.4 kHz
+        "tone": np.sin(2 * np.pi * 440 * seconds),
+    }
+    files = [tmp_path / f"{name}.wav" for name in tones]
+    for path, tone in zip(files, tones.values(), strict=True):
+        soundfile.write(path, tone, 24_000, subtype="FLOAT")
+    record(monkeypatch, source, tmp_path / "recorded.npz", "--audio", *files)
+    assert len(prove(source, tmp_path / "recorded.npz")["original"]) == 4 * 4
+    monkeypatch.setattr(record_activations, "FLOOR", 0.0)
+    record(monkeypatch, source, tmp_path / "recorded.npz", "--audio", *files)
+    with pytest.raises(UserError, match="0_sweep, layer 0: RMS"):
+        prove(source, tmp_path / "recorded.npz")

@@ -181,6 +181,15 @@ def test_a_damaged_line_of_the_failures_is_named(muq_folder, music, tmp_path):
             load_vectors(tmp_path / "s")
 
 
+@pytest.mark.parametrize("backend, rows", [("cpu", 1), ("gpu", 4)])
+def test_a_cpu_hears_one_window_at_a_time(muq_folder, music, tmp_path, monkeypatch, backend, rows):
+    asked = []
+    monkeypatch.setattr(embedding.jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(embedding, "embed_files", lambda *_, batch_size, **__: asked.append(batch_size) or [])
+    embed_to_store(muq_folder, [music], tmp_path / "store")
+    assert asked == [rows]
+
+
 def test_mistakes_are_named(muq_folder, music, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "full").mkdir()
