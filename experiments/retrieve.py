@@ -22,7 +22,7 @@ from experiments.commands import write_json
 from experiments.ranking import METRICS, Fields, Question, piece_scores
 from muq_jax.audio.decode import load_audio
 from muq_jax.errors import UserError
-from muq_jax.inference.embedding import embed_to_store
+from muq_jax.inference.embed_to_store import embed_to_store
 from muq_jax.inference.pretrained import MuQ
 from muq_jax.inference.store import load_vectors
 from muq_jax.probe.features import LOG_MEL, LabelledClip, log_mel_statistics, untrained

@@ -23,7 +23,7 @@ RUNS = {
                 "like: ",
                 "says nothing about the music",
             ),
-            ("12 tracks", "0 could not be heard; 0 files were new", "text: a slow ballad"),
+            ("12 tracks", "0 failed; 0 files were new", "text: a slow ballad"),
         ],
         3,
     ),

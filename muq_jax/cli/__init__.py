@@ -12,6 +12,7 @@ and a row in `COMMANDS`. Only the module of the command asked for is imported.
 import argparse
 import difflib
 import importlib
+import io
 import signal
 import sys
 import warnings
@@ -50,6 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: no command {name!r}; {hint}" if name else _overview(), file=sys.stderr)
         return WRONG_USAGE
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(
+            stream, io.TextIOWrapper
+        ):  # names and labels that a terminal cannot show are written out
+            stream.reconfigure(errors="backslashreplace")
     command = importlib.import_module(f"muq_jax.cli.{name}")
     parser = argparse.ArgumentParser(
         prog=f"{PROGRAM} {name}",

@@ -1,6 +1,7 @@
 """`embed MODEL AUDIO... --out STORE`."""
 
 import argparse
+from collections.abc import Sequence
 
 from muq_jax.cli import DONE, FAILED, SOME_FILES_FAILED
 
@@ -20,21 +21,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--window_seconds",
         type=float,
-        help="of what is heard at a time (default: 30; MuQ-MuLan: its own); less is faster for short files",
+        help="length of the windows (default: 30; MuQ-MuLan: its own); shorter is faster for short files",
     )
     parser.add_argument(
-        "--pool", default="mean", help="of a file's tokens: 'mean' or 'max' (default: %(default)s)"
+        "--pool", default="mean", help="'mean' or 'max' over a file's tokens (default: %(default)s)"
     )
     parser.add_argument("--frames", action="store_true", help="also write every token's vector")
-    parser.add_argument("--batch_size", type=int, help="windows heard at a time (default: 4, on a CPU 1)")
-    parser.add_argument("--workers", type=int, default=2, help="that decode (default: %(default)s)")
+    parser.add_argument(
+        "--batch_size", type=int, help="windows embedded at a time (default: 4 a device, on a CPU 1)"
+    )
+    parser.add_argument("--workers", type=int, default=2, help="threads that decode (default: %(default)s)")
     parser.add_argument(
         "--shard", type=_shard, default=(0, 1), metavar="i/n", help="every n-th file, from the i-th (0 first)"
+    )
+    parser.add_argument(
+        "--retry", action="store_true", help="also files that failed, and files whose size has changed"
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    from muq_jax.inference.embedding import embed_to_store
+    from muq_jax.inference.embed_to_store import embed_to_store
 
     done = embed_to_store(
         args.model,
@@ -47,17 +53,30 @@ def run(args: argparse.Namespace) -> int:
         batch_size=args.batch_size,
         workers=args.workers,
         shard=args.shard,
+        retry=args.retry,
     )
-    what = f"{done.heard} files in {done.store}"
-    print(f"already embedded: {what}" if not done.new else f"embedded: {what}, {done.new} new")
-    if not done.new or not done.failed:
-        return DONE
-    print(f"{done.failed} could not be heard, listed in {done.store / 'failures.jsonl'}:")
-    for row in done.failures[:_SHOWN]:
-        print(f"  {row.id}: {row.reason}".encode(errors="backslashreplace").decode())
-    if done.failed > _SHOWN:
-        print(f"  and {done.failed - _SHOWN} more")
-    return SOME_FILES_FAILED if done.heard else FAILED
+    what = f"{done.embedded} files in {done.store}"
+    print(f"embedded: {what}" if done.new else f"already embedded: {what}")
+    if done.others:
+        print(
+            f"{len(done.others)} were left alone: the store has other files, or earlier ones, of these names:"
+        )
+        _show(done.others)
+        print("Give another store, or replace what it holds: --retry.")
+    if done.failures:
+        earlier = "" if done.new else " earlier; --retry tries again"
+        print(f"{len(done.failures)} failed, listed in {done.store / 'failures.jsonl'}{earlier}:")
+        _show([f"{failure.id}: {failure.reason}" for failure in done.failures])
+    if done.new and not done.embedded:
+        return FAILED
+    return SOME_FILES_FAILED if done.others or (done.new and done.failures) else DONE
+
+
+def _show(lines: Sequence[str]) -> None:
+    for line in lines[:_SHOWN]:
+        print(f"  {line}")
+    if len(lines) > _SHOWN:
+        print(f"  and {len(lines) - _SHOWN} more")
 
 
 def _layers(text: str) -> str | list[int]:

@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"{len(report.rejects)} rejected, listed in {report.out / 'rejects.jsonl'}:")
     for reject in report.rejects[:_SHOWN]:
         # A name that is not in UTF-8 cannot be printed as it is.
-        print(f"  {reject.path}: {reject.reason}".encode(errors="backslashreplace").decode())
+        print(f"  {reject.path}: {reject.reason}")
     if len(report.rejects) > _SHOWN:
         print(f"  and {len(report.rejects) - _SHOWN} more")
     return SOME_FILES_FAILED

@@ -15,8 +15,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--audio", metavar="FILE", help="an example: a name in the store, or a file")
     parser.add_argument("--model", help="what made the store; not needed for an example that is in it")
     parser.add_argument("--tokenizer", metavar="FILE", help="tokenizer.json, where the model has none")
-    parser.add_argument("--layer", type=int, help="of a store with several (default: its last)")
-    parser.add_argument("--k", type=int, default=10, help="how many (default: %(default)s)")
+    parser.add_argument(
+        "--layer", type=int, help="the layer to compare, in a store with several (default: its last)"
+    )
+    parser.add_argument("--k", type=int, default=10, help="how many matches are shown (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="a line of JSON a match")
 
 
@@ -36,5 +38,5 @@ def run(args: argparse.Namespace) -> int:
         if args.json:
             print(json.dumps(dataclasses.asdict(match)))
         else:
-            print(f"{match.score:7.4f}  {match.id}".encode(errors="backslashreplace").decode())
+            print(f"{match.score:7.4f}  {match.id}")
     return DONE

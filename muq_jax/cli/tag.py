@@ -15,7 +15,7 @@ EXAMPLE = "python -m muq_jax tag models/mulan ~/music --labels moods.txt"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a MuQ-MuLan: a model folder or an id on the hub")
     parser.add_argument(
-        "audio", metavar="AUDIO", nargs="+", help="files and folders, or a store of embed by the same model"
+        "audio", metavar="AUDIO", nargs="+", help="files and folders, or stores of embed by the same model"
     )
     parser.add_argument(
         "--labels", type=Path, metavar="FILE", help="a label a line (default: MagnaTagATune's top 50)"
@@ -28,9 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: '{}' and 'a piece of music: {}')",
     )
     parser.add_argument("--tokenizer", metavar="FILE", help="tokenizer.json, where the model has none")
-    parser.add_argument("--top", type=int, default=5, help="labels shown a file (default: %(default)s)")
-    parser.add_argument("--batch_size", type=int, default=4, help="clips heard at a time (default: 4)")
-    parser.add_argument("--workers", type=int, default=2, help="that decode (default: 2)")
+    parser.add_argument(
+        "--top", type=int, default=5, help="how many labels are shown for a file (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--batch_size", type=int, help="clips embedded at a time (default: 4 a device, on a CPU 1)"
+    )
+    parser.add_argument("--workers", type=int, default=2, help="threads that decode (default: 2)")
     parser.add_argument("--json", action="store_true", help="a line of JSON a file")
 
 
@@ -53,28 +57,27 @@ def run(args: argparse.Namespace) -> int:
         batch_size=args.batch_size,
         workers=args.workers,
     )
-    heard, failed = 0, 0
+    done, failed = 0, 0
     if not args.json:
-        tqdm.write("score: deviations from background prompts; cosine: of audio and label\n score  cosine")
+        tqdm.write("score: deviations from background prompts\n score  similarity")
     for result in found:
         if isinstance(result, Failed):
             failed += 1
-            tqdm.write(_printable(result.reason), file=sys.stderr)
+            tqdm.write(result.reason, file=sys.stderr)
             continue
-        heard += 1
+        done += 1
         best = np.argsort(-result.scores, kind="stable")[: args.top]
-        rows = [(result.labels[i], float(result.scores[i]), float(result.cosines[i])) for i in best]
+        rows = [(result.labels[i], float(result.scores[i]), float(result.similarities[i])) for i in best]
         if args.json:
-            tags = [{"label": label, "score": score, "cosine": cosine} for label, score, cosine in rows]
+            tags = [
+                {"label": label, "score": score, "similarity": similarity}
+                for label, score, similarity in rows
+            ]
             tqdm.write(json.dumps({"id": result.name, "tags": tags}, ensure_ascii=False))
         else:
-            lines = [f"{score:6.2f}  {cosine:6.3f}  {label}" for label, score, cosine in rows]
-            tqdm.write("\n".join([_printable(result.name), *lines]))
+            lines = [f"{score:6.2f}  {similarity:10.3f}  {label}" for label, score, similarity in rows]
+            tqdm.write("\n".join([result.name, *lines]))
     if not failed:
         return DONE
-    print(f"{failed} of {heard + failed} files could not be heard", file=sys.stderr)
-    return SOME_FILES_FAILED if heard else FAILED
-
-
-def _printable(text: str) -> str:
-    return text.encode(errors="backslashreplace").decode()
+    print(f"{failed} of {done + failed} files failed", file=sys.stderr)
+    return SOME_FILES_FAILED if done else FAILED

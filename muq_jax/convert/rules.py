@@ -218,8 +218,8 @@ def to_torch(variables: Tree, table: Table) -> Tensors:
     )
     tensors: Tensors = {}
     for rule in table.rules:
-        array = np.asarray(leaves[rule.path], np.float32)
-        arrays = [np.asarray(tensor, order="C") for tensor in rule.to_torch(array)]
+        # Views of our arrays, which whoever writes or hashes them copies one at a time.
+        arrays = rule.to_torch(np.asarray(leaves[rule.path], np.float32))
         tensors.update(zip(rule.names(), arrays, strict=True))
     return tensors
 

@@ -45,7 +45,8 @@ class MuQHearer:
             hidden = muq.apply(variables, waves, num_samples).hidden_states
             return jnp.stack([hidden[n] for n in self.layers], axis=1).astype(jnp.float32)
 
-        self._hear = _on_devices(features, muq.variables, devices)
+        chosen = list(devices or jax.local_devices())
+        self.num_devices, self._hear = len(chosen), _on_devices(features, muq.variables, chosen)
 
     def pieces(self, blocks: Iterable[np.ndarray]) -> Iterator[Piece]:
         """The windows of a file; one below 1,025 samples is padded with zeros to that."""
@@ -76,7 +77,8 @@ class MuLanHearer:
         def vectors(variables: Any, waves: jax.Array, num_samples: jax.Array) -> jax.Array:
             return mulan.audio_tower(variables, waves, num_samples)[:, None, None]
 
-        self._hear = _on_devices(vectors, mulan.audio_variables, devices)
+        chosen = list(devices or jax.local_devices())
+        self.num_devices, self._hear = len(chosen), _on_devices(vectors, mulan.audio_variables, chosen)
 
     def pieces(self, blocks: Iterable[np.ndarray]) -> Iterator[Piece]:
         """Clips; the last one is completed from the start of the file, with at most the file once more."""
@@ -96,18 +98,14 @@ class MuLanHearer:
         return self._hear(waves, num_samples)
 
 
-def _on_devices(function: Any, variables: Any, devices: Sequence[jax.Device] | None) -> Any:
-    """`function` of variables and a batch, jitted; devices that all hold the weights share the batch."""
-    chosen = np.array(list(devices or jax.local_devices()))
-    mesh = Mesh(chosen, ("data",))
+def _on_devices(function: Any, variables: Any, devices: Sequence[jax.Device]) -> Any:
+    """`function` of variables and a batch, jitted; the devices all hold the weights and share the batch."""
+    mesh = Mesh(np.array(devices), ("data",))
     everywhere, by_row = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))
     placed = jax.device_put(variables, everywhere)
     jitted = jax.jit(function, in_shardings=(everywhere, by_row, by_row), out_shardings=by_row)
 
     def call(waves: np.ndarray, num_samples: np.ndarray) -> np.ndarray:
-        rows = -len(waves) % len(chosen)  # a batch that the devices do not divide is filled up
-        waves = np.pad(waves, ((0, rows), (0, 0)))
-        num_samples = np.pad(num_samples, (0, rows))
-        return np.asarray(jitted(placed, waves, num_samples))[: len(waves) - rows]
+        return np.asarray(jitted(placed, waves, num_samples))
 
     return call

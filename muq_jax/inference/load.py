@@ -16,6 +16,7 @@ from muq_jax.inference.hearers import MuLanHearer, MuQHearer
 from muq_jax.inference.mulan import MuQMuLan
 from muq_jax.inference.pretrained import MuQ, MusicFM
 from muq_jax.inference.store import Space
+from muq_jax.inference.windows import window_tokens
 
 _HIDDEN_STATES: dict[str, type[MuQ]] = {"muq": MuQ, "musicfm": MusicFM}
 
@@ -40,7 +41,7 @@ def load_model(name: Name | MuQ | MuQMuLan, tokenizer: Name | None = None) -> Mu
         return MuQ.from_pretrained(source)
     kind = model_folder.model_type(model_folder.describe(source))
     if kind == "mulan":
-        return MuQMuLan.from_pretrained(source, tokenizer=tokenizer)
+        return MuQMuLan.from_pretrained(name, tokenizer=tokenizer)
     if kind not in _HIDDEN_STATES:
         known = ", ".join([*_HIDDEN_STATES, "mulan"])
         raise UserError(f"{name} is of type {kind!r}; vectors of audio are made by {known}.")
@@ -53,13 +54,13 @@ def params_sha256(model: MuQ | MuQMuLan) -> str:
     return rules.params_sha256(rules.to_torch(model.variables, kind.table(model.config)))
 
 
-def make_hearer(
+def space_of(
     model: MuQ | MuQMuLan,
     layers: str | int | Sequence[int] = "last",
     window_seconds: float | None = None,
     pool: str = "mean",
-) -> tuple[MuQHearer | MuLanHearer, Space]:
-    """Returns a model as `embed_files` uses it, and the space of the vectors that it gives.
+) -> Space:
+    """Returns the space of the vectors that a model gives with these settings.
 
     Args:
         model: of `load_model`.
@@ -73,16 +74,25 @@ def make_hearer(
     """
     if pool not in POOLS:
         raise UserError(f"pool is {pool!r}; expected one of {', '.join(POOLS)}.")
-    digest = params_sha256(model)
+    numbers: tuple[int, ...] = ()
     if isinstance(model, MuQMuLan):
         if layers != "last" or window_seconds is not None or pool != "mean":
             raise UserError(
                 "a MuQ-MuLan gives the mean of its clips' vectors: no layers, window or pool to choose."
             )
-        clips = MuLanHearer(model)
-        return clips, Space(digest, model.model_type, (), pool, clips.window_seconds)
-    hearer = MuQHearer(model, layers, 30.0 if window_seconds is None else window_seconds)
-    return hearer, Space(digest, model.model_type, hearer.layers, pool, hearer.window_seconds)
+        window_seconds = float(model.config.clip_seconds)
+    else:
+        numbers = model.layer_numbers(layers)
+        window_seconds = 30.0 if window_seconds is None else window_seconds
+        window_tokens(window_seconds, model.frame_rate_hz)
+    return Space(params_sha256(model), model.model_type, numbers, pool, window_seconds)
+
+
+def make_hearer(model: MuQ | MuQMuLan, space: Space) -> MuQHearer | MuLanHearer:
+    """Returns a model, on all local devices, as `embed_files` uses it for vectors of its space."""
+    if isinstance(model, MuQMuLan):
+        return MuLanHearer(model)
+    return MuQHearer(model, space.layers, space.window_seconds)
 
 
 def named_files(audio: Sequence[str | os.PathLike[str]]) -> list[tuple[str, Path]]:
@@ -102,7 +112,7 @@ def named_files(audio: Sequence[str | os.PathLike[str]]) -> list[tuple[str, Path
         names = audio_files(given) if given.is_dir() else [given.name]
         for relative in names:
             below = given.is_dir() and len(audio) > 1
-            name = f"{given.name}/{relative}" if below else relative
+            name = f"{given.resolve().name}/{relative}" if below else relative
             name = os.fsencode(name).decode(errors="backslashreplace")
             if name in found:
                 raise UserError(

@@ -12,7 +12,7 @@ import numpy as np
 
 from muq_jax.errors import UserError
 from muq_jax.inference.embed import Failed, embed_files
-from muq_jax.inference.load import Name, load_model, make_hearer
+from muq_jax.inference.load import Name, load_model, make_hearer, space_of
 from muq_jax.inference.mulan import MuQMuLan
 from muq_jax.inference.pretrained import MuQ
 from muq_jax.inference.store import Space, Vectors, check_same_weights, load_vectors
@@ -117,7 +117,7 @@ def _text_vector(
     if model is None:
         raise UserError("a text needs the model that made the store: give it, too.")
     loaded = load_model(model, tokenizer)
-    check_same_weights(space, make_hearer(loaded)[1])
+    check_same_weights(space, space_of(loaded))
     assert isinstance(loaded, MuQMuLan)
     return loaded(texts=[text])[0]
 
@@ -135,12 +135,8 @@ def _audio_vector(
             "from elsewhere needs the model that made the store: give it, too."
         )
     space, loaded = found.space, load_model(model)
-    if isinstance(loaded, MuQMuLan):
-        hearer, own = make_hearer(loaded)
-    else:
-        hearer, own = make_hearer(loaded, space.layers, space.window_seconds, space.pool)
-    check_same_weights(space, own)
-    [heard] = embed_files(hearer, [(audio, Path(audio))], batch_size=1, pool=space.pool)
+    check_same_weights(space, space_of(loaded))
+    [heard] = embed_files(make_hearer(loaded, space), [(audio, Path(audio))], pool=space.pool)
     if isinstance(heard, Failed):
         raise UserError(heard.reason)
     place = space.layers.index(int(found.layers[0])) if space.layers else 0

@@ -1,8 +1,8 @@
 """Zero-shot tags: how well labels fit audio, by the text tower of a MuQ-MuLan.
 
-Cosines between audio and text are small and lie differently for every track. A label's score therefore says
-how far its cosine is from those of a fixed set of background prompts with the same track, in their standard
-deviations: 0 is as well as any prompt, 2 is clearly better. The cosine itself is kept.
+Similarities of audio and text are small and lie differently for every track. A label's score therefore says
+how far its similarity is from those of a fixed set of background prompts with the same track, in their
+standard deviations: 0 is as good as any prompt, 2 is clearly better. The similarity itself is kept.
 """
 
 import os
@@ -15,8 +15,8 @@ import numpy as np
 from tqdm import tqdm
 
 from muq_jax.errors import UserError
-from muq_jax.inference.embed import Failed, Heard, embed_files
-from muq_jax.inference.load import Name, load_model, make_hearer, named_files
+from muq_jax.inference.embed import Failed, Heard, check_counts, embed_files
+from muq_jax.inference.load import Name, load_model, make_hearer, named_files, space_of
 from muq_jax.inference.mulan import MuQMuLan
 from muq_jax.inference.store import HEADER, check_same_weights, load_vectors
 from muq_jax.text.templates import BACKGROUND, MAGNATAGATUNE, TEMPLATES, prompts
@@ -32,14 +32,15 @@ class Tagged:
     Attributes:
         name: the file's.
         labels: in the order in which they were given.
-        scores: float32 [labels], the cosines in standard deviations from the background prompts' mean.
-        cosines: float32 [labels], with the track's vector, whose length is at most 1.
+        scores: float32 [labels], the similarities in standard deviations from the background prompts' mean.
+        similarities: float32 [labels], as `MuQMuLan.calc_similarity` gives them: dot products with a vector
+            that is at most 1 long.
     """
 
     name: str
     labels: tuple[str, ...]
     scores: np.ndarray
-    cosines: np.ndarray
+    similarities: np.ndarray
 
 
 class Tagger:
@@ -78,11 +79,11 @@ class Tagger:
             raise UserError("the model gives every text the same vector: its text tower is dead.")
 
     def __call__(self, audio_latents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns scores and cosines, float32 [B, labels], of audio vectors [B, E]."""
-        cosines = audio_latents @ self._vectors.T
+        """Returns scores and similarities, float32 [B, labels], of audio vectors [B, E]."""
+        similarities = audio_latents @ self._vectors.T
         usual = audio_latents @ self._background.T
         spread = usual.std(axis=1, keepdims=True)
-        return (cosines - usual.mean(axis=1, keepdims=True)) / spread, cosines
+        return (similarities - usual.mean(axis=1, keepdims=True)) / spread, similarities
 
 
 def tag(
@@ -92,14 +93,14 @@ def tag(
     labels: Sequence[str] = MAGNATAGATUNE,
     templates: Sequence[str] = TEMPLATES,
     tokenizer: str | os.PathLike[str] | None = None,
-    batch_size: int = 4,
+    batch_size: int | None = None,
     workers: int = 2,
 ) -> Iterator[Tagged | Failed]:
     """Yields every file's tags in order of the names, or why there are none.
 
     Args:
         model: a MuQ-MuLan: a model folder, an id on the hub, or one that is loaded.
-        audio: files and folders; or a store that this model has made, and then nothing is heard again.
+        audio: files and folders; or stores that this model has made, and then nothing is embedded again.
         labels, templates: of `Tagger`.
         tokenizer: of a MuQ-MuLan that has none beside it.
         batch_size, workers: of `embed_files`.
@@ -107,22 +108,24 @@ def tag(
     Raises:
         UserError: another kind of model, no audio, or what `Tagger` refuses.
     """
+    check_counts(batch_size, workers)
     loaded = load_model(model, tokenizer)
     if not isinstance(loaded, MuQMuLan):
         raise UserError(f"the model is a {loaded.model_type}, which knows no text; tags need a MuQ-MuLan.")
     tagger = Tagger(loaded, labels, templates)
-    hearer, space = make_hearer(loaded)
+    space = space_of(loaded)
 
     def tagged(name: str, vector: np.ndarray) -> Tagged:
-        scores, cosines = tagger(vector[None])
-        return Tagged(name, tagger.labels, scores[0], cosines[0])
+        scores, similarities = tagger(vector[None])
+        return Tagged(name, tagger.labels, scores[0], similarities[0])
 
-    if len(audio) == 1 and (Path(audio[0]) / HEADER).is_file():
-        stored = load_vectors(Path(audio[0]))
+    folders = [Path(given) for given in audio]
+    if all((folder / HEADER).is_file() for folder in folders):
+        stored = load_vectors(*folders)
         check_same_weights(stored.space, space)
         return map(tagged, stored.ids, stored.matrix)
     files = named_files(audio)
-    heard = embed_files(hearer, files, batch_size=batch_size, workers=workers)
+    heard = embed_files(make_hearer(loaded, space), files, batch_size=batch_size, workers=workers)
     shown = tqdm(heard, "tag", len(files), unit="file", disable=None)
     return (
         found if isinstance(found, Failed) else tagged(found.name, found.vectors[0])

@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import soundfile
@@ -101,13 +102,20 @@ def test_what_cannot_be_heard_is_named_and_the_rest_go_on(muq, files, tmp_path):
         assert isinstance(found[name], Failed) and part in found[name].reason
 
 
-def test_one_compiled_shape(muq, files):
-    hearer = MuQHearer(muq, window_seconds=2.0)
+@pytest.mark.parametrize(
+    "devices, backend, batch_size, rows",
+    [(1, "cpu", 3, 3), (8, "cpu", 3, 8), (4, "cpu", 5, 8), (1, "cpu", None, 1), (2, "gpu", None, 8)],
+)
+def test_one_compiled_shape_that_the_devices_share(
+    muq, files, monkeypatch, devices, backend, batch_size, rows
+):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    hearer = MuQHearer(muq, window_seconds=2.0, devices=jax.devices()[:devices])
     shapes = set()
     hear = hearer.hear
     hearer.hear = lambda waves, lengths: shapes.add(waves.shape) or hear(waves, lengths)
-    results(hearer, files, batch_size=3)
-    assert shapes == {(3, 48_000)}
+    results(hearer, files, batch_size=batch_size)
+    assert shapes == {(rows, 48_000)}
 
 
 def test_stopping_early_leaves_no_thread(muq, files):

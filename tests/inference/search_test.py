@@ -10,7 +10,7 @@ from sklearn.neighbors import NearestNeighbors
 from muq_jax.cli import main
 from muq_jax.errors import UserError
 from muq_jax.inference import search as search_module
-from muq_jax.inference.embedding import embed_to_store
+from muq_jax.inference.embed_to_store import embed_to_store
 from muq_jax.inference.search import nearest, search
 
 

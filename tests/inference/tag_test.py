@@ -9,7 +9,7 @@ from muq_jax.cli import DONE, FAILED, SOME_FILES_FAILED, main
 from muq_jax.errors import UserError
 from muq_jax.inference import tag as tag_module
 from muq_jax.inference.embed import Failed, Heard
-from muq_jax.inference.embedding import embed_to_store
+from muq_jax.inference.embed_to_store import embed_to_store
 from muq_jax.inference.tag import Tagger, tag
 from muq_jax.text.templates import BACKGROUND
 
@@ -35,14 +35,14 @@ def music(tmp_path_factory):
 def test_scores_are_deviations_from_the_background(mulan):
     rng = np.random.default_rng(0)
     latents = rng.standard_normal((4, mulan.config.latent_size)).astype(np.float32)
-    scores, cosines = Tagger(mulan, LABELS, TEMPLATES)(latents)
+    scores, similarities = Tagger(mulan, LABELS, TEMPLATES)(latents)
 
     usual = mulan(texts=list(BACKGROUND)) @ latents.T
     for n, label in enumerate(LABELS):
         texts = [template.replace("{}", label) for template in TEMPLATES]
         mean = np.mean([mulan(texts=[text])[0] for text in texts], axis=0)
         expected = latents @ (mean / np.linalg.norm(mean))
-        np.testing.assert_allclose(cosines[:, n], expected, atol=1e-5)
+        np.testing.assert_allclose(similarities[:, n], expected, atol=1e-5)
         np.testing.assert_allclose(scores[:, n], (expected - usual.mean(0)) / usual.std(0), rtol=1e-3)
 
 
@@ -68,8 +68,8 @@ def test_files_are_tagged_as_the_model_hears_them(mulan, mulan_folder, music):
     found = list(tag(mulan_folder, [music], labels=LABELS, workers=3))
     assert [tagged.name for tagged in found] == ["0.wav", "1.wav", "2.wav"]
     waves = [soundfile.read(music / tagged.name, dtype="float32")[0] for tagged in found]
-    scores, cosines = Tagger(mulan, LABELS)(mulan(wavs=waves, sampling_rate=24_000))
-    np.testing.assert_allclose([tagged.cosines for tagged in found], cosines, atol=1e-5)
+    scores, similarities = Tagger(mulan, LABELS)(mulan(wavs=waves, sampling_rate=24_000))
+    np.testing.assert_allclose([tagged.similarities for tagged in found], similarities, atol=1e-5)
     np.testing.assert_allclose([tagged.scores for tagged in found], scores, atol=2e-3)
     assert found[0].labels == tuple(LABELS)
 
@@ -115,10 +115,7 @@ def test_the_command_in_json_with_files_that_cannot_be_heard(mulan_folder, music
     assert row["id"] == "1.wav" and len(row["tags"]) == 50
     scores = [found["score"] for found in row["tags"]]
     assert scores == sorted(scores, reverse=True)
-    assert (
-        printed.err.count("text.wav: cannot be decoded") == 2
-        and "1 of 2 files could not be heard" in printed.err
-    )
+    assert printed.err.count("text.wav: cannot be decoded") == 2 and "1 of 2 files failed" in printed.err
 
 
 def test_an_impossible_number_of_labels(mulan_folder, music, capsys):

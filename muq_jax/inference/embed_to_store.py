@@ -1,0 +1,124 @@
+"""From audio to a store: what the command `embed` does."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from muq_jax.errors import UserError
+from muq_jax.inference.embed import Failed, check_counts, embed_files
+from muq_jax.inference.load import Name, load_model, make_hearer, named_files, space_of
+from muq_jax.inference.mulan import MuQMuLan
+from muq_jax.inference.pretrained import MuQ
+from muq_jax.inference.store import Failure
+from muq_jax.inference.store_writer import StoreWriter
+
+_TODO, _DONE, _OTHER = "to do", "done", "another file"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What `embed_to_store` has done.
+
+    Attributes:
+        store: the folder.
+        embedded: how many files are in the store.
+        new: how many files this call dealt with.
+        failures: the files that could not be decoded or embedded.
+        others: names of files that are not of the size that the store knows: changed since, or other files of
+            the same name. They were left alone.
+    """
+
+    store: Path
+    embedded: int
+    new: int
+    failures: list[Failure]
+    others: list[str]
+
+
+def embed_to_store(
+    model: Name | MuQ | MuQMuLan,
+    audio: Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    *,
+    layers: str | int | Sequence[int] = "last",
+    window_seconds: float | None = None,
+    pool: str = "mean",
+    frames: bool = False,
+    batch_size: int | None = None,
+    workers: int = 2,
+    shard: tuple[int, int] = (0, 1),
+    retry: bool = False,
+) -> Summary:
+    """Puts the vectors of files into a store; files that are in it are left alone.
+
+    Stopped or killed at any moment, the same call goes on, and ends with the store that it would have made.
+
+    Args:
+        model: a model folder, a work directory or an id on the hub, or a model that is loaded.
+        audio: files and folders.
+        out: the store; with `shard`, of this shard alone.
+        layers, window_seconds, pool: of `space_of`.
+        frames: also write every token's vector, `frames/ID.npz` with an array a layer and `times_seconds`.
+        batch_size, workers: of `embed_files`.
+        shard: (i, n): only every n-th file, from the i-th.
+        retry: also files that failed before, and files whose size has changed.
+
+    Raises:
+        UserError: no model, no audio, a store of another space or in use, or a full disk.
+    """
+    index, count = shard
+    if not 0 <= index < count:
+        raise UserError(f"shard {index}/{count} does not exist; the first is 0/{count}")
+    check_counts(batch_size, workers)
+    files = named_files(audio)[index::count]
+    loaded = load_model(model)
+    rate = None if isinstance(loaded, MuQMuLan) else loaded.frame_rate_hz
+    if frames and rate is None:
+        raise UserError("a MuQ-MuLan has no frames; it gives one vector a clip.")
+    space = space_of(loaded, layers, window_seconds, pool)
+    with StoreWriter(Path(out), space) as store:
+        sizes = {name: _num_bytes(path) for name, path in files}
+        state = {name: _state(store, name, sizes[name], retry, frames) for name, _ in files}
+        todo = [(name, path) for name, path in files if state[name] == _TODO]
+        options: dict[str, Any] = dict(batch_size=batch_size, pool=pool, frames=frames, workers=workers)
+        found = embed_files(make_hearer(loaded, space), todo, **options)
+        for result in tqdm(
+            found, "embed", len(files), initial=len(files) - len(todo), unit="file", disable=None
+        ):
+            if isinstance(result, Failed):
+                store.add_failure(Failure(result.name, sizes[result.name], result.reason))
+                continue
+            if result.frames is not None and rate is not None:
+                arrays = {f"layer_{n}": states for n, states in zip(space.layers, result.frames, strict=True)}
+                times = np.arange(result.frames.shape[1]) / rate
+                store.write_frames(result.name, arrays | {"times_seconds": times})
+            store.add(result.name, sizes[result.name], result.seconds, result.vectors)
+        if not store.is_finished or todo:
+            store.finish()
+        failures = [store.failures[name] for name in sorted(store.failures)]
+        others = [name for name, _ in files if state[name] == _OTHER]
+        return Summary(Path(out), store.num_files, len(todo), failures, others)
+
+
+def _num_bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1  # a link to nowhere, or gone by now; decoding it says so
+
+
+def _state(store: StoreWriter, name: str, num_bytes: int, retry: bool, frames: bool) -> str:
+    """What is to be done with a file: nothing, to embed it, or to report it as another one than before."""
+    failure, known = store.failures.get(name), store.num_bytes(name)
+    if failure is not None:
+        return _TODO if retry or failure.num_bytes != num_bytes else _DONE
+    if known is None:
+        return _TODO
+    if known != num_bytes:
+        return _TODO if retry else _OTHER
+    return _TODO if frames and not store.has_frames(name) else _DONE
