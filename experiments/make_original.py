@@ -63,7 +63,7 @@ def save(model: Any, config: dict[str, Any], folder: Path, form: str) -> None:
         torch.save(model.state_dict(), folder / "pytorch_model.bin")
 
 
-def _size(text: str) -> tuple[str, int]:
+def named_number(text: str) -> tuple[str, int]:
     name, _, number = text.partition("=")
     return name, int(number)
 
@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", choices=RELEASED_AS, required=True)
     for part in ("muq", "mulan", "roberta"):
-        parser.add_argument(f"--{part}", type=_size, nargs="+", default=[], metavar="NAME=NUMBER")
+        parser.add_argument(f"--{part}", type=named_number, nargs="+", default=[], metavar="NAME=NUMBER")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--format", choices=("safetensors", "bin"), help="(default: as upstream releases it)")
     args = parser.parse_args()

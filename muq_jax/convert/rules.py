@@ -200,7 +200,8 @@ def arranged(used: Tensors, table: Table, template: Tree) -> Tree:
         array = np.asarray(rule.to_ours(arrays), leaves[rule.path].dtype, order="C")
         # Copied: a mapped file may be written to, or end, under a model that is in use.
         _put(tree, rule.path, jnp.array(array).block_until_ready())
-        _let_go(arrays[0])
+        for mapped in arrays:
+            _let_go(mapped)
     return tree
 
 
