@@ -78,17 +78,11 @@ class StoreWriter:
                 _replace(header, (json.dumps(described, indent=2) + "\n").encode())
         except OSError as error:
             raise _unwritable(folder, error) from error
-        self.failures = {failure.id: failure for failure in read_failures(folder)}
-        self._places: dict[str, _Place] = {}
-        for path in table_paths(folder):
-            table = read_table(path, ["id", "end", "num_bytes"])[:: len(space.rows)]
-            columns = (table[name].to_pylist() for name in ("id", "end", "num_bytes"))
-            for number, (name, end, size) in enumerate(zip(*columns, strict=True)):
-                self._places[name] = _Place(path, number * len(space.rows), end, size)
-        self._journal = Journal(folder / JOURNAL)
-        self.is_finished = not self._journal.path.exists() and bool(self._places or self.failures)
-        for position, described in self._journal.records():
-            self._note(described, position)
+        try:
+            self._read()
+        except BaseException:
+            os.close(self._lock)
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -156,6 +150,20 @@ class StoreWriter:
         except OSError as error:
             raise _unwritable(self.folder, error) from error
         self.is_finished = True
+
+    def _read(self) -> None:
+        """Finds out what the store has."""
+        self.failures = {failure.id: failure for failure in read_failures(self.folder)}
+        self._places: dict[str, _Place] = {}
+        for path in table_paths(self.folder):
+            table = read_table(path, ["id", "end", "num_bytes"])[:: len(self._space.rows)]
+            columns = (table[name].to_pylist() for name in ("id", "end", "num_bytes"))
+            for number, (name, end, size) in enumerate(zip(*columns, strict=True)):
+                self._places[name] = _Place(path, number * len(self._space.rows), end, size)
+        self._journal = Journal(self.folder / JOURNAL)
+        self.is_finished = not self._journal.path.exists() and bool(self._places or self.failures)
+        for position, described in self._journal.records():
+            self._note(described, position)
 
     def _append(self, described: dict[str, Any], vectors: np.ndarray | None) -> None:
         try:
