@@ -36,3 +36,16 @@ def test_what_the_user_says_holds(tmp_path, said):
 def test_a_cache_that_cannot_be_made_is_done_without(tmp_path):
     (tmp_path / "file").touch()
     assert kept_in(XDG_CACHE_HOME=str(tmp_path / "file")) == "None"
+
+
+def test_a_user_without_a_home_is_done_without(tmp_path, monkeypatch):
+    from muq_jax import __main__ as main
+
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("JAX_COMPILATION_CACHE_DIR", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    main._keep_what_is_compiled()
+    assert "JAX_COMPILATION_CACHE_DIR" not in os.environ

@@ -15,7 +15,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "directory, or an id on the hub",
     )
     parser.add_argument("destination", metavar="DST", help="the model folder to write")
-    parser.add_argument("--tokenizer", metavar="FILE", help="tokenizer.json of a MuQ-MuLan's text encoder")
+    parser.add_argument(
+        "--tokenizer", metavar="FILE", help="a MuQ-MuLan's tokenizer.json, or an id on the hub"
+    )
+    parser.add_argument(
+        "--licence", metavar="NAME", help="of the weights, for the card: cc-by-nc-4.0 (default: the source's)"
+    )
     parser.add_argument(
         "--against",
         metavar="ACTIVATIONS.npz",
@@ -27,6 +32,12 @@ def run(args: argparse.Namespace) -> int:
     from muq_jax.convert.port import port
     from muq_jax.report.text import proved
 
-    report = port(args.source, args.destination, tokenizer=args.tokenizer, activations=args.against)
+    report = port(
+        args.source,
+        args.destination,
+        tokenizer=args.tokenizer,
+        activations=args.against,
+        licence=args.licence,
+    )
     print(f"{args.destination}: {proved(report)}")
     return DONE

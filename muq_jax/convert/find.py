@@ -39,7 +39,7 @@ def find(
     if any(fetched.glob("*.safetensors")):
         return fetched
     repository = fetched.parents[1]  # of .../models--owner--name/snapshots/COMMIT
-    converted = repository / _CONVERTED / fetched.name
+    converted = repository / _CONVERTED / fetched.name / os.fspath(folder_or_hub_id).rpartition("/")[2]
     if not (converted / CONFIG).is_file():
         if not os.access(repository, os.W_OK):
             return fetched  # another's cache; the pickles are read each time

@@ -23,7 +23,7 @@ def find_tokenizer(
 
     Args:
         folder: the model's.
-        given: a file, or the id of a repository on the hub that has one.
+        given: a file, a folder that holds one, or the id of a repository on the hub that has one.
         from_hub: whether the model came from the hub; then its tokenizer may, too.
         cache_dir, local_files_only: of `hub.fetch_file`.
 
@@ -32,8 +32,11 @@ def find_tokenizer(
     """
     options: dict[str, Any] = dict(cache_dir=cache_dir, local_files_only=local_files_only)
     if given is not None:
-        is_there = Path(given).exists() or not hub.is_id(os.fspath(given))
-        return Path(given) if is_there else hub.fetch_file(os.fspath(given), TOKENIZER, **options)
+        path, name = Path(given), os.fspath(given)
+        if path.is_dir():
+            return path / TOKENIZER
+        is_file = path.exists() or path.suffix or not hub.is_id(name)
+        return path if is_file else hub.fetch_file(name, TOKENIZER, **options)
     if (folder / TOKENIZER).is_file():
         return folder / TOKENIZER
     return hub.fetch_file(XLM_ROBERTA, TOKENIZER, **options) if from_hub else None

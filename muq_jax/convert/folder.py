@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ _KEYS = {
     "mulan": {"mulan", "audio_model", "text_model"},
 }
 """By which upstream's configurations are known."""
+
+_DAY_SECONDS = 86_400
 
 _FILES = re.compile(
     "|".join(map(re.escape, (CONFIG, WEIGHTS, INDEX, CARD, "tokenizer.json", "conversion.json")))
@@ -69,6 +72,12 @@ def local(name: str | os.PathLike[str]) -> Path | None:
             that was killed.
     """
     path = Path(name)
+    try:
+        path.stat()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise UserError(f"{os.fspath(name):.80}: {error.strerror}. Give a model folder.") from None
     if path.is_dir():
         return path
     if (left := _left_behind(path.absolute())) is not None:
@@ -179,6 +188,7 @@ def write(
         left = _left_behind(folder)
         if left is not None:
             left.rename(folder)
+        _sweep(folder)
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
         (unfinished / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -240,6 +250,14 @@ def _swap(new: Path, place: Path) -> None:
             old.rename(place)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _sweep(place: Path) -> None:
+    """Removes what killed saves into this place left half-written, gigabytes of it, more than a day ago."""
+    name = re.compile(rf"\.{re.escape(place.name)}\.\d+\.unfinished")
+    for path in place.parent.iterdir() if place.parent.is_dir() else ():
+        if name.fullmatch(path.name) and time.time() - path.stat().st_mtime > _DAY_SECONDS:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _left_behind(place: Path) -> Path | None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+from muq_jax.convert.licence import CARD
 from muq_jax.errors import UserError
 
 EVERYTHING_BUT_PICKLES = ["*.json", "*.safetensors", "LICENSE*", "README.md"]
@@ -55,7 +56,11 @@ def fetch(
         ) from error
     if not any(path for pattern in ("*.safetensors", *PICKLES) for path in folder.glob(pattern)):
         asked = f"{repo_id}, revision {revision or 'main'}"
-        raise UserError(f"{asked} on the hub has no weights; found {_listing(folder)}.")
+        where = "the cache" if local_files_only else "the hub's answer"
+        raise UserError(
+            f"{asked}: there are no weights in {where}, only {_listing(folder)}. Check the name; if a "
+            "download was cut short, load it once with the network."
+        )
     return folder
 
 
@@ -83,7 +88,8 @@ def fetch_file(
     except Exception as error:  # as above
         raise UserError(
             f"{name} could not be had from the Hugging Face hub: {_looked(repo_id, None, **options)}; "
-            f"{_first_line(error)}"
+            f"{_first_line(error)} Check the name and the network; or download it elsewhere (hf download "
+            f"{repo_id} {name} --local-dir FOLDER) and give FOLDER/{name}."
         ) from error
 
 
@@ -133,6 +139,9 @@ def push(model: Saveable, repo_id: str, *, private: bool = True, revision: str |
         with tempfile.TemporaryDirectory() as parent:
             folder = Path(parent) / repo_id.rpartition("/")[2]
             model.save_pretrained(folder)
+            card = folder / CARD
+            text = card.read_text(encoding="utf-8")
+            card.write_text(text.replace(f'"{folder.name}"', f'"{repo_id}"'), encoding="utf-8")
             api.create_repo(repo_id, private=private, exist_ok=True)
             if revision is not None:
                 api.create_branch(repo_id, branch=revision, exist_ok=True)
@@ -152,4 +161,5 @@ def _listing(folder: Path) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+    line = (str(error).strip().splitlines() or ["no reason given"])[0].rstrip(".")
+    return f"{type(error).__name__}: {line}."

@@ -11,7 +11,7 @@ CARD = "README.md"
 
 # A model card begins with a block of settings between two lines of dashes.
 _SETTINGS = re.compile(r"---\s*\n(.*?)\n---", re.DOTALL)
-_NAME = re.compile(r"""^license:\s*["']?([^\s"'#]+)""", re.MULTILINE)
+_NAME = r"""^%s:[ \t]*["']?([^\s"'#]+)"""
 
 _log = logging.getLogger("muq_jax")
 
@@ -41,8 +41,15 @@ def licence_of(path: Path) -> Licence:
     files = {file.name: file.read_bytes() for file in sorted(folder.glob("LICENSE*")) if file.is_file()}
     card = folder / CARD
     settings = _SETTINGS.match(card.read_text(encoding="utf-8", errors="replace")) if card.is_file() else None
-    name = _NAME.search(settings[1]) if settings else None
-    return Licence(name[1] if name else None, files)
+    name = _value(settings[1], "license") if settings else None
+    if settings and name == "other":
+        name = _value(settings[1], "license_name") or name
+    return Licence(name, files)
+
+
+def _value(settings: str, key: str) -> str | None:
+    found = re.search(_NAME % key, settings, re.MULTILINE)
+    return found[1] if found else None
 
 
 def shown(path: Path) -> Licence:

@@ -61,7 +61,7 @@ def looks_untrained(variables: Tree) -> bool:
     direction, norm = np.asarray(first["v"]), np.asarray(first["g"])  # [Q, D, C] and [Q, C]
     weight = direction * (norm / np.linalg.norm(direction, axis=-2))[:, None]
     largest = np.abs(weight).max(axis=(-2, -1)) * weight.shape[-2] ** 0.5
-    return bool(((largest > 0.95) & (largest < 1 + 1e-5)).all())
+    return bool(((largest > 0.95) & (largest < 1.004)).all())  # bfloat16 rounds by 0.4 %
 
 
 def template(config: MelRVQConfig) -> Tree:

@@ -1,5 +1,6 @@
 """Any weights that the tables know, to a model folder that is proved before it is there."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -56,6 +57,7 @@ def port(
     *,
     tokenizer: str | os.PathLike[str] | None = None,
     activations: str | os.PathLike[str] | None = None,
+    licence: str | None = None,
 ) -> dict[str, Any]:
     """Writes a model folder from weights of PyTorch's or from a run, if everything that is checked holds.
 
@@ -66,6 +68,7 @@ def port(
         tokenizer: a `tokenizer.json` for a MuQ-MuLan; by default the one that lies beside the weights, or
             that belongs to a model on the hub.
         activations: of `experiments/record_activations.py`, to be compared with.
+        licence: of the weights, for the card, such as "cc-by-nc-4.0"; by default what lies beside them says.
 
     Returns:
         The report, which lies as `conversion.json` beside the weights.
@@ -80,6 +83,7 @@ def port(
     whole = rules.complete(used, table, rules.unused_of(found.tensors, table))
     beside = found.beside | {REPORT: (json.dumps(report, indent=2) + "\n").encode()}
     described = found.kind.write_config(found.config)
+    terms = dataclasses.replace(found.licence, name=licence or found.licence.name)
     digest = report["params_sha256"]
 
     def check(folder: Path) -> None:
@@ -87,7 +91,7 @@ def port(
         if found_there != digest:
             raise UserError(f"{folder / WEIGHTS} does not hold what was written to it; nothing was changed.")
 
-    model_folder.write(destination, described, whole, digest, found.licence, beside, found.run, check)
+    model_folder.write(destination, described, whole, digest, terms, beside, found.run, check)
     return report
 
 

@@ -99,7 +99,7 @@ def against(recorded: str | os.PathLike[str], kind: str, config: Any, variables:
         UserError: the file cannot be read, holds another kind of model's activations, or none.
     """
     arrays = _read(Path(recorded))
-    comparisons = {"muq": _muq_differences, "musicfm": _muq_differences, "mulan": _mulan_differences}
+    comparisons = {"muq": _muq_differences, "mulan": _mulan_differences}
     if kind not in comparisons:
         raise UserError(f"a {kind} has no activations to be compared.")
     if str(arrays.get("model_type")) != kind:

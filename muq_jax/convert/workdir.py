@@ -34,15 +34,19 @@ class Run:
     facts: tuple[str, ...]
 
 
-def read_run(folder: Path) -> Run:
-    """Returns the MuQ or Mel-RVQ that a run has trained.
+def read_run(folder: Path, *expected: str) -> Run:
+    """Returns what a run has trained.
+
+    Args:
+        folder: its work directory.
+        expected: the kinds of model that will do; a MuQ or a Mel-RVQ by default.
 
     Raises:
         UserError: the run has no whole checkpoint, or trains another kind of model.
     """
     step = newest_step(folder)
     kind = checkpoint.load_meta(folder, step).get("model", {}).get("model_type")
-    if kind == "mel_rvq":
+    if kind == "mel_rvq" and kind in (expected or (kind,)):
         config, variables = read_mel_rvq(folder, step)
         return Run(kind, config, variables, {}, step, _facts(folder, step))
     return Run("muq", *read_muq(folder, step), step, _facts(folder, step))

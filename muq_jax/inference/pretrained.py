@@ -88,6 +88,7 @@ class MuQ:
         self._model = MuQModel(config, dtype)
         self._unused: dict[str, np.ndarray] = {}
         self._licence = Licence()
+        self._facts: tuple[str, ...] = ()
 
     @classmethod
     def from_pretrained(
@@ -116,11 +117,11 @@ class MuQ:
         )
         kind = KINDS[cls.model_type]
         if kind.name == "muq" and model_folder.is_work_directory(source):
-            from muq_jax.convert.workdir import read_muq  # late: Orbax takes as long to import as JAX
+            from muq_jax.convert.workdir import read_run  # late: Orbax takes as long to import as JAX
 
-            config, variables, drawn = read_muq(source)
-            muq = cls(config, variables, dtype=dtype)
-            muq._unused = drawn
+            run = read_run(source, "muq")
+            muq = cls(run.config, run.variables, dtype=dtype)
+            muq._unused, muq._facts = run.drawn, run.facts
             return muq
         data, tensors = model_folder.read(source, kind.name)
         config = kind.read_config(data)
@@ -155,7 +156,8 @@ class MuQ:
             layers: "all", "last", or one or more layer numbers from 0 to L (negative ones count from the
                 end).
             window_seconds: None hears each clip in one pass, as upstream. A number cuts longer clips into
-                windows of that length which overlap by half, keeps their centres, and needs constant memory.
+                windows of that length which overlap by half, and keeps their centres; memory then grows with
+                the features that are returned alone.
             compat: "alone" gives each clip what upstream gives it alone, whatever it shares the batch with.
                 "upstream" gives what the PyTorch model gives for the zero-padded batch without
                 `attention_mask`: padding leaks into every shorter clip and counts as heard.
@@ -249,7 +251,7 @@ class MuQ:
         tensors = rules.to_torch(self.variables, table)
         whole = rules.complete(tensors, table, self._unused)
         described, digest = kind.write_config(self.config), rules.params_sha256(tensors)
-        model_folder.write(folder, described, whole, digest, self._licence)
+        model_folder.write(folder, described, whole, digest, self._licence, facts=self._facts)
 
     def push_to_hub(self, repo_id: str, *, private: bool = True, revision: str | None = None) -> str:
         """Uploads the model to the Hugging Face hub and returns its address; as `convert.hub.push`."""

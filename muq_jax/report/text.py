@@ -1,20 +1,19 @@
 """A model folder or a work directory in a screenful of text."""
 
 import dataclasses
+import math
 import os
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from muq_jax.checkpoint import newest_step
 from muq_jax.convert import folder as model_folder
 from muq_jax.convert.find import find
 from muq_jax.convert.port import Source, read_source
 from muq_jax.convert.reader import CONFIG, read_json
-from muq_jax.convert.rules import flatten, from_torch, params_sha256, to_torch
+from muq_jax.convert.rules import checked, flatten, params_sha256
 from muq_jax.convert.verify import Size
 from muq_jax.train.health import HEALTH_SPLIT
 from muq_jax.train.metrics import METRICS_FILE, Row, read_rows
@@ -68,7 +67,7 @@ def _describe_folder(source: Path) -> str:
         [
             f"{source}: model folder, {found.kind.name}",
             *_groups(dataclasses.asdict(found.config)),
-            f"licence: {found.licence.title or 'no file says'}",
+            f"licence: {found.licence.title or 'not stated'}",
             _sizes(variables),
             f"params sha256 {sha256}",
         ]
@@ -100,11 +99,10 @@ def _describe_run(source: Path) -> str:
 
 
 def _load(source: Path) -> tuple[Source, Mapping[str, Any], str]:
-    """Returns what is trained or stored there, its variables and its digest."""
+    """Returns what is trained or stored there, the shapes of its variables and its digest."""
     found = read_source(source)
     table, template = found.kind.table(found.config), found.kind.template(found.config)
-    variables = from_torch(found.tensors, table, template, str(source))
-    return found, variables, params_sha256(to_torch(variables, table))
+    return found, template, params_sha256(checked(found.tensors, table, template, str(source)))
 
 
 def _groups(tree: Mapping[str, Any]) -> list[str]:
@@ -124,7 +122,7 @@ def _sizes(variables: Mapping[str, Any]) -> str:
     parts: dict[str, int] = {}
     for path, array in flatten(variables["params"]):
         part = path.split("/")[0]
-        parts[part] = parts.get(part, 0) + int(np.size(array))
+        parts[part] = parts.get(part, 0) + math.prod(array.shape)
     shown = ", ".join(f"{part} {count:,}" for part, count in parts.items())
     return "\n".join(
         textwrap.wrap(f"parameters: {sum(parts.values()):,} ({shown})", 110, subsequent_indent="  ")

@@ -29,6 +29,8 @@ def test_what_is_given_goes_first_then_the_folder_then_the_hub(asked, tokenizer_
     (tmp_path / "tokenizer.json").touch()
     assert find_tokenizer(tmp_path, from_hub=True) == tmp_path / "tokenizer.json"
     assert find_tokenizer(tmp_path, "other.json", from_hub=True) == Path("other.json")
+    assert find_tokenizer(tmp_path, "typo/tokenizer.json") == Path("typo/tokenizer.json"), "no id on the hub"
+    assert find_tokenizer(tmp_path, tmp_path) == tmp_path / "tokenizer.json"
     assert len(asked) == 1
     assert find_tokenizer(tmp_path, "me/tokenizer") == tokenizer_json
     assert asked[1][0] == "me/tokenizer"

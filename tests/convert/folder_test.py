@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +133,25 @@ def test_a_model_that_a_killed_save_hid_comes_back_even_if_the_next_save_fails(k
     assert saved_value(model_folder.local(killed)) == 1
     save(killed, 3.0)
     assert saved_value(killed) == 3
+
+
+def test_what_a_kill_left_half_written_is_swept_a_day_later(tmp_path):
+    for pid, age in ((1, 2), (2, 0)):
+        (left := tmp_path / f".model.{pid}.unfinished").mkdir()
+        (left / "model.safetensors").write_bytes(b"half")
+        os.utime(left, (time.time() - 86_400 * age,) * 2)
+    (tmp_path / ".other.1.unfinished").mkdir()
+    save(tmp_path / "model", 1.0)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "model",
+        ".model.2.unfinished",
+        ".other.1.unfinished",
+    }
+
+
+def test_a_name_that_can_be_no_path_is_refused():
+    with pytest.raises(UserError, match="File name too long"):
+        model_folder.local("x" * 300)
 
 
 def test_every_file_is_on_the_disk_before_the_swap(tmp_path, monkeypatch):

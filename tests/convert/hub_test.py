@@ -59,7 +59,9 @@ def test_a_folder_never_asks_the_hub(repository, tmp_path, monkeypatch):
 
 def test_a_repository_without_weights_is_named(repository):
     (repository[0] / "README.md").touch()
-    with pytest.raises(UserError, match=r"revision main on the hub has no weights; found README\.md"):
+    with pytest.raises(
+        UserError, match=r"revision main: there are no weights in the hub's answer, only README\.md"
+    ):
         find(NAME)
 
 

@@ -9,7 +9,7 @@ import pytest
 from experiments.original import random_tensors, upstream_config
 from muq_jax.convert import muq as muq_names
 from muq_jax.convert import rules
-from muq_jax.convert.reader import read_tensors
+from muq_jax.convert.reader import read_tensors, write_tensors
 from muq_jax.errors import UserError
 from muq_jax.inference.mel_rvq import MelRVQ
 from muq_jax.inference.pretrained import MuQ
@@ -99,5 +99,7 @@ def test_a_quantiser_that_no_training_has_touched_is_told(muq, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         MelRVQ.from_pretrained(tmp_path / "used")
+    half = {name: tensor.astype(np.float16) for name, tensor in read_tensors(tmp_path / "drawn").items()}
+    write_tensors(tmp_path / "drawn" / "model.safetensors", half)
     with pytest.warns(UserWarning, match="drawn looks untrained: its codes mean nothing"):
         MelRVQ.from_pretrained(tmp_path / "drawn")

@@ -17,7 +17,7 @@ def test_a_model_folder_is_described(tmp_path):
     config = MelRVQConfig(rvq=RVQConfig(num_books=2, num_codes=64, num_projection_layers=2))
     model = MelRVQ(config, jax.jit(lambda key: mel_rvq.init(key, config))(jax.random.key(0)))
     model.save_pretrained(tmp_path / "rvq")
-    assert "licence: no file says" in describe(tmp_path / "rvq")
+    assert "licence: not stated" in describe(tmp_path / "rvq")
     (tmp_path / "rvq" / "LICENSE").write_text("\n  CC BY-NC 4.0\nmore")
     said = describe(tmp_path / "rvq")
     assert said.startswith(f"{tmp_path / 'rvq'}: model folder, mel_rvq")
