@@ -4,9 +4,9 @@
     python -m muq_jax convert FOLDER models/muq --against activations.npz
 
 In the environment of requirements-torch.txt. FOLDER holds upstream's `config.json` and weights. Of a MuQ
-every hidden state is recorded, of a MuQ-MuLan the vectors of audio and of texts, each alone and all in one
-batch. The audio is noise, and `--audio` with a floor of noise; texts are token ids. Noise and ids come from a
-generator that numpy has frozen.
+every hidden state is recorded, of a MuQ-MuLan those of its MuQ, the last one of its XLM-RoBERTa, and the
+vectors of audio and of texts, each alone and all in one batch. The audio is noise, and `--audio` with a floor
+of noise; texts are token ids. Noise and ids come from a generator that numpy has frozen.
 """
 
 import argparse
@@ -65,18 +65,27 @@ def record_muq(model: Any, heard: Arrays) -> Arrays:
 
 
 def record_mulan(model: Any, heard: Arrays, texts: Arrays) -> Arrays:
-    """Unit vectors of clips and of texts of a PyTorch MuQMuLan; its tokenizer is the one of `make_mulan`."""
+    """What a PyTorch MuQMuLan makes of clips and of texts; its tokenizer is the one of `make_mulan`.
+
+    Hidden states [L + 1, T, D] of its MuQ, [T, D] of its XLM-RoBERTa, and unit vectors [E].
+    """
     import torch
 
     out: Arrays = {"model_type": np.array("mulan")}
     written = [" ".join(map(str, ids)) for ids in texts.values()]
     with torch.no_grad():
         for name, wave in heard.items():
-            vector = model.mulan.get_audio_latents(torch.from_numpy(wave)[None])[0].numpy()
+            heard_wave = torch.from_numpy(wave)[None]
+            vector = model.mulan.get_audio_latents(heard_wave)[0].numpy()
+            hidden = model.mulan.audio.model(heard_wave, output_hidden_states=True).hidden_states
             out |= {f"wave_{name}": wave, f"audio_{name}": vector}
+            out[f"hidden_{name}"] = np.stack([h[0].numpy() for h in hidden])
         for name, text, together in zip(texts, written, model(texts=written).numpy(), strict=True):
             alone = model(texts=[text])[0].numpy()
+            ids = torch.from_numpy(texts[name])[None].long()
+            encoded = model.mulan.text.model(input_ids=ids).last_hidden_state[0].numpy()
             out |= {f"ids_{name}": texts[name], f"text_{name}": alone, f"batched_{name}": together}
+            out[f"roberta_{name}"] = encoded
     return out
 
 

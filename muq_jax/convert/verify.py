@@ -15,6 +15,7 @@ from muq_jax.convert.rules import Table, Tensors, Tree
 from muq_jax.errors import UserError
 from muq_jax.models.mulan import AudioTower, MuLanConfig, TextTower
 from muq_jax.models.muq import MuQModel, MuQOutput
+from muq_jax.models.roberta import Roberta
 from muq_jax.text.tokenizer import pad_ids
 
 
@@ -129,15 +130,16 @@ def _muq_differences(arrays: Mapping[str, np.ndarray], config: Any, variables: T
         if found.shape != wanted.shape:
             raise UserError(f"recorded {name}: hidden states {wanted.shape}, ours {found.shape}.")
         for layer, (ours, original) in enumerate(zip(found, wanted, strict=True)):
-            scale = _size(original).rms
-            yield Difference(f"{name}, layer {layer}", _size((ours - original) / scale), LAYER_BOUND)
+            yield _of_layer(f"{name}, layer {layer}", ours, original)
 
 
 def _mulan_differences(
     arrays: Mapping[str, np.ndarray], config: MuLanConfig, variables: Tree
 ) -> Iterator[Difference]:
-    audio, text = AudioTower(config), TextTower(config)
+    audio, text, roberta = AudioTower(config), TextTower(config), Roberta(config.roberta)
     params = variables["params"]
+    encoder = {"params": params["audio"]["muq"], "batch_stats": variables["batch_stats"]["audio"]["muq"]}
+    yield from _muq_differences(arrays, config.muq, encoder)
     tower = {"params": params["audio"], "batch_stats": variables["batch_stats"]["audio"]}
 
     def read(ids: np.ndarray, over_padding: bool = False) -> np.ndarray:
@@ -151,10 +153,16 @@ def _mulan_differences(
         texts = [arrays[f"ids_{name}"] for name in names]
         batch = pad_ids(texts, config.roberta.pad_id, max(map(len, texts)))
         for name, ids, batched in zip(names, texts, read(batch, over_padding=True), strict=True):
+            encoded = roberta.apply({"params": params["text"]["roberta"]}, jnp.asarray(ids[None]))
+            yield _of_layer(f"{name}, XLM-RoBERTa", np.asarray(encoded)[0], arrays[f"roberta_{name}"])
             alone = _size(read(ids[None])[0] - arrays[f"text_{name}"])
             yield Difference(f"{name}, text", alone, LATENT_BOUND)
             shared = _size(batched - arrays[f"batched_{name}"])
             yield Difference(f"{name}, text in a batch", shared, LATENT_BOUND)
+
+
+def _of_layer(what: str, ours: np.ndarray, original: np.ndarray) -> Difference:
+    return Difference(what, _size((ours - original) / _size(original).rms), LAYER_BOUND)
 
 
 def _size(difference: np.ndarray) -> Size:
