@@ -13,6 +13,7 @@ import argparse
 import difflib
 import importlib
 import io
+import os
 import signal
 import sys
 import warnings
@@ -35,6 +36,8 @@ COMMANDS = {
 
 PROGRAM = "python -m muq_jax"
 
+_interrupted: list[int] = []  # signals that have come
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status; see DONE and its neighbours."""
@@ -52,9 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return WRONG_USAGE
 
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(
-            stream, io.TextIOWrapper
-        ):  # names and labels that a terminal cannot show are written out
+        if isinstance(stream, io.TextIOWrapper):  # what a terminal cannot show is written out
             stream.reconfigure(errors="backslashreplace")
     command = importlib.import_module(f"muq_jax.cli.{name}")
     parser = argparse.ArgumentParser(
@@ -66,19 +67,41 @@ def main(argv: Sequence[str] | None = None) -> int:
     command.add_arguments(parser)
     args = parser.parse_intermixed_args(rest)  # options may stand between files
     # A machine that is taken away says so by SIGTERM: end as after Ctrl-C, with everything tidied up.
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    _interrupted.clear()
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
-            return command.run(args)
+            status = command.run(args)
+        sys.stdout.flush()
+        if _interrupted:  # where an exception cannot be raised, as in a callback of the collector
+            raise KeyboardInterrupt
+        return status
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        return FAILED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads on, which is no fault
+        return FAILED
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return FAILED
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        print("error: out of memory; a smaller batch or shorter windows need less", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         print("interrupted; run the same command again", file=sys.stderr)
         return INTERRUPTED
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(number: int, *_: object) -> None:
+    _interrupted.append(number)
+    raise KeyboardInterrupt
 
 
 def _overview() -> str:

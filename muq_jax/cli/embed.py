@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--shard", type=_shard, default=(0, 1), metavar="i/n", help="every n-th file, from the i-th (0 first)"
     )
     parser.add_argument(
-        "--retry", action="store_true", help="also files that failed, and files whose size has changed"
+        "--retry", action="store_true", help="also files that failed, and files that have changed"
     )
 
 

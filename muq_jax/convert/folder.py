@@ -37,10 +37,13 @@ _KEYS = {
 }
 """By which upstream's configurations are known."""
 
+REPORT = "conversion.json"
+"""What was converted from what, and how that was proved; beside the weights."""
+
 _DAY_SECONDS = 86_400
 
 _FILES = re.compile(
-    "|".join(map(re.escape, (CONFIG, WEIGHTS, INDEX, CARD, "tokenizer.json", "conversion.json")))
+    "|".join(map(re.escape, (CONFIG, WEIGHTS, INDEX, CARD, "tokenizer.json", REPORT)))
     + r"|model-\d+-of-\d+\.safetensors|LICENSE.*"
 )
 """What a model folder holds; a folder with anything else is never replaced."""
@@ -76,8 +79,11 @@ def local(name: str | os.PathLike[str]) -> Path | None:
         path.stat()
     except FileNotFoundError:
         pass
-    except OSError as error:
-        raise UserError(f"{os.fspath(name):.80}: {error.strerror}. Give a model folder.") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{os.fspath(name)[:80]!r}: {reason}. Give a model folder.") from None
+    if not os.fspath(name):
+        raise UserError("the name is empty. Give a model folder.")
     if path.is_dir():
         return path
     if (left := _left_behind(path.absolute())) is not None:
@@ -181,8 +187,11 @@ def write(
     Raises:
         UserError: `folder` holds something that is not a model, or the disk is full.
     """
-    folder = Path(folder).absolute()
-    _check_replaceable(folder)
+    try:
+        folder = Path(folder).resolve()  # a link to a folder stays one
+        _check_replaceable(folder)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"{folder} cannot be written: {error}.") from None
     unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.unfinished")
     try:
         left = _left_behind(folder)
@@ -195,7 +204,7 @@ def write(
         if licence is None or licence.title is None:
             licence = licence_of(folder)
         card = _CARD.format(
-            name=folder.name,
+            name=os.fsencode(folder.name).decode(errors="backslashreplace"),
             model=CLASSES[config["model_type"]],
             version=__version__,
             digest=digest,
@@ -203,7 +212,8 @@ def write(
             facts="".join(f"- {fact}\n" for fact in facts),
         )
         (unfinished / CARD).write_text(card, encoding="utf-8")
-        for name, text in {**licence.files, **(beside or {})}.items():
+        kept = _proof(folder, digest)
+        for name, text in {**kept, **licence.files, **(beside or {})}.items():
             (unfinished / name).write_bytes(text)
         write_tensors(unfinished / WEIGHTS, tensors)
         for path in unfinished.iterdir():
@@ -219,6 +229,14 @@ def write(
         raise UserError(f"{folder} could not be written: {reason}. Nothing was changed there.") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _proof(folder: Path, digest: str) -> dict[str, bytes]:
+    """The report of how weights were converted, where those that are replaced are the same."""
+    path = folder / REPORT
+    if path.is_file() and read_json(path).get("params_sha256") == digest:
+        return {REPORT: path.read_bytes()}
+    return {}
 
 
 def _check_replaceable(folder: Path) -> None:

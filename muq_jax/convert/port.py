@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +23,6 @@ from muq_jax.convert.rules import Tensors
 from muq_jax.errors import UserError
 from muq_jax.text.tokenizer import FILE as TOKENIZER
 from muq_jax.text.tokenizer import Tokenizer
-
-REPORT = "conversion.json"
-"""What was converted from what, and how that was proved; beside the weights."""
 
 NOT_COMPARED = "not compared with the original"
 
@@ -81,8 +79,10 @@ def port(
     report, used = _prove(found, str(source), activations)
     table = found.kind.table(found.config)
     whole = rules.complete(used, table, rules.unused_of(found.tensors, table))
-    beside = found.beside | {REPORT: (json.dumps(report, indent=2) + "\n").encode()}
+    beside = found.beside | {model_folder.REPORT: (json.dumps(report, indent=2) + "\n").encode()}
     described = found.kind.write_config(found.config)
+    if licence is not None and not re.fullmatch(r"[\w.+-]+", licence):
+        raise UserError(f"licence is {licence!r}; expected an identifier such as cc-by-nc-4.0.")
     terms = dataclasses.replace(found.licence, name=licence or found.licence.name)
     digest = report["params_sha256"]
 
@@ -123,7 +123,7 @@ def _prove(
         "tensors_unread": {
             entry.torch: entry.reason + ("" if entry.torch in unused else "; not in the source")
             for entry in table.unused
-            if entry.shape is not None
+            if entry.shape is not None or any(map(entry.covers, found.tensors))
         },
         "round_trip": "equal",
         **_quantizer(found, used),

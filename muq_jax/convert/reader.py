@@ -14,6 +14,7 @@ from muq_jax.errors import UserError
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+TORCH_INDEX = "pytorch_model.bin.index.json"
 TORCH_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 
 
@@ -51,7 +52,7 @@ def read_tensors(folder: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 def read_files(files: Sequence[Path]) -> dict[str, np.ndarray]:
     """Every tensor of `weight_files`; the errors are those of `read_tensors`."""
-    return _read_shards(files[0].parent) if files[0].name == INDEX else read_file(files[0])
+    return _read_shards(files[0]) if files[0].name in (INDEX, TORCH_INDEX) else read_file(files[0])
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -62,15 +63,22 @@ def weight_files(folder: Path) -> list[Path]:
     """
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
-    if (folder / INDEX).is_file():
-        return [folder / INDEX, *(folder / file for file in sorted(set(_placed(folder).values())))]
+    for index in (folder / INDEX, folder / TORCH_INDEX):
+        if index.is_file():
+            files = [folder / file for file in sorted(set(_placed(index).values()))]
+            if absent := [file.name for file in files if not file.is_file()]:
+                raise UserError(
+                    f"{index} lists {', '.join(absent[:8])}, not there. Download the model again."
+                )
+            return [index, *files]
     others = torch_weights(folder)
     if not others:
         wanted = f"{WEIGHTS}, {INDEX} or a file of PyTorch's ({', '.join(TORCH_SUFFIXES)})"
         raise UserError(f"{folder} has no {wanted}: it is not a model folder.")
     if len(others) > 1:
         raise UserError(
-            f"{folder} has {' and '.join(path.name for path in others)}, and no {WEIGHTS}; leave one of them."
+            f"{folder} has {' and '.join(path.name for path in others)}, and neither {WEIGHTS} nor an "
+            "index; give the path of one of them."
         )
     return others
 
@@ -105,26 +113,27 @@ def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray
     safetensors_file.write(path, tensors)
 
 
-def _read_shards(folder: Path) -> dict[str, np.ndarray]:
-    placed = _placed(folder)
+def _read_shards(index: Path) -> dict[str, np.ndarray]:
+    placed = _placed(index)
     tensors: dict[str, np.ndarray] = {}
     for file in sorted(set(placed.values())):
-        tensors |= read_file(folder / file)
+        found = read_file(index.parent / file)
+        if misplaced := sorted(name for name in found if placed.get(name) != file):
+            raise UserError(
+                f"{index.parent / file} holds {', '.join(misplaced[:8])}, which {index.name} does not say."
+            )
+        tensors |= found
     if absent := sorted(set(placed) - set(tensors)):
-        raise UserError(
-            f"{folder}: {INDEX} lists {len(absent)} tensors that its files lack: {', '.join(absent[:8])}"
-        )
+        raise UserError(f"{index} lists {len(absent)} tensors that its files lack: {', '.join(absent[:8])}")
     return tensors
 
 
-def _placed(folder: Path) -> dict[str, str]:
+def _placed(index: Path) -> dict[str, str]:
     """Which file of a sharded model holds each tensor."""
-    placed = read_json(folder / INDEX).get("weight_map")
+    placed = read_json(index).get("weight_map")
     if not isinstance(placed, dict):
-        raise UserError(f"{folder / INDEX}: no 'weight_map' (tensor name to file name).")
+        raise UserError(f"{index}: no 'weight_map' (tensor name to file name).")
     for file in placed.values():
         if not isinstance(file, str) or Path(file).name != file:
-            raise UserError(
-                f"{folder / INDEX} names the file {file!r}; a plain file name in the folder is expected."
-            )
+            raise UserError(f"{index} names the file {file!r}; a plain file name in the folder is expected.")
     return placed

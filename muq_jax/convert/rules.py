@@ -25,6 +25,8 @@ LINEAR = "oi->io"
 POINTWISE = "oi1->io"  # a convolution with a kernel of one, which is a linear map
 DEPTHWISE = "c1k->kc"
 
+_BEGIN_AT_ZERO = ("bias", "mean", "stale_counter")  # and may still be there
+
 _SHOWN = 8  # names listed in one message
 
 
@@ -149,8 +151,15 @@ def checked(
             problems.append(f"{name} has shape {array.shape} where {expected[0]} is expected")
     _refuse(
         problems,
-        f"{source}: the tensors do not fit the configuration ({len(problems)} differences): ",
+        f"{source}: the tensors do not fit the configuration ({len(problems)} of them): ",
         "Check that config.json belongs to these weights.",
+    )
+    names = [(rule, name) for rule in table.rules for name in rule.names()]
+    used = {name: found[canonical_name(name)] for _, name in names}
+    _refuse(
+        [problem for rule, name in names if (problem := _impossible(name, used[name], rule))],
+        f"{source}: ",
+        "The file is damaged or was never trained: download or save it again.",
     )
     _refuse(
         [
@@ -163,17 +172,6 @@ def checked(
         ],
         f"{source}: ",
         "The original uses it, ours computes its own. Check that config.json belongs to these weights.",
-    )
-    names = [(rule, name) for rule in table.rules for name in rule.names()]
-    used = {name: found[canonical_name(name)] for _, name in names}
-    _refuse(
-        [
-            problem
-            for rule, name in names
-            if (problem := _impossible(name, used[name], zero_is_fine=bool(rule.zero_because)))
-        ],
-        f"{source}: ",
-        "The file is damaged or was never trained: download or save it again.",
     )
     return used
 
@@ -305,14 +303,20 @@ def _canonical(tensors: Mapping[str, np.ndarray], wanted: Mapping[str, tuple[int
     return found
 
 
-def _impossible(name: str, array: np.ndarray, *, zero_is_fine: bool) -> str:
+def _impossible(name: str, array: np.ndarray, rule: Rule) -> str:
     """What no training can have left in a tensor in use; empty if there is no such thing."""
+    if array.dtype.kind in "biu":
+        return f"{name} holds {array.dtype}, not floating-point numbers"
     with np.errstate(over="ignore"):
         values = array.astype(np.float32) if array.dtype == np.float64 else array
     if not np.isfinite(values).all():
         return f"{name} holds NaN or infinity"
-    if array.ndim > 1 and array.size and not zero_is_fine and not array.any():
+    leaf = rule.path.rpartition("/")[2]
+    may_be_zero = rule.zero_because or leaf in _BEGIN_AT_ZERO or not array.ndim
+    if array.size and not may_be_zero and not array.any():
         return f"{name} is all zeros"
+    if leaf == "var" and (array < 0).any():
+        return f"{name} holds a negative variance"
     return ""
 
 

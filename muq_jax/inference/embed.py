@@ -21,6 +21,8 @@ from muq_jax.inference.slots import Slots
 
 POOLS = ("mean", "max")
 
+_MOST = 4096
+
 
 class Piece(NamedTuple):
     """A stretch of a file.
@@ -146,11 +148,11 @@ def check_counts(batch_size: int | None, workers: int) -> None:
     """Checks these arguments of `embed_files`, which raises only once results are asked for.
 
     Raises:
-        UserError: one is below 1.
+        UserError: one is below 1, or more than any machine can use.
     """
     for option, value in (("batch_size", batch_size), ("workers", workers)):
-        if value is not None and value < 1:
-            raise UserError(f"{option} must be at least 1, found {value}")
+        if value is not None and not 1 <= value <= _MOST:
+            raise UserError(f"{option} must be at least 1 and at most {_MOST}, found {value}")
 
 
 class _File:

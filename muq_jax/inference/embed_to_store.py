@@ -1,6 +1,7 @@
 """From audio to a store: what the command `embed` does."""
 
 import os
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from muq_jax.inference.pretrained import MuQ
 from muq_jax.inference.store import Failure
 from muq_jax.inference.store_writer import StoreWriter
 
+_BLOCK = 4096  # bytes
+
 _TODO, _DONE, _OTHER = "to do", "done", "another file"
 
 
@@ -28,8 +31,8 @@ class Summary:
         store: the folder.
         embedded: how many files are in the store.
         new: how many files this call dealt with.
-        failures: the files that could not be decoded or embedded.
-        others: names of files that are not of the size that the store knows: changed since, or other files of
+        failures: those of the files given that could not be decoded or embedded.
+        others: names of files that are not those of which the store has vectors: changed since, or others of
             the same name. They were left alone.
     """
 
@@ -66,7 +69,7 @@ def embed_to_store(
         frames: also write every token's vector, `frames/ID.npz` with an array a layer and `times_seconds`.
         batch_size, workers: of `embed_files`.
         shard: (i, n): only every n-th file, from the i-th.
-        retry: also files that failed before, and files whose size has changed.
+        retry: also files that failed before, and files that have changed.
 
     Raises:
         UserError: no model, no audio, a store of another space or in use, or a full disk.
@@ -82,8 +85,8 @@ def embed_to_store(
         raise UserError("a MuQ-MuLan has no frames; it gives one vector a clip.")
     space = space_of(loaded, layers, window_seconds, pool)
     with StoreWriter(Path(out), space) as store:
-        sizes = {name: _num_bytes(path) for name, path in files}
-        state = {name: _state(store, name, sizes[name], retry, frames) for name, _ in files}
+        prints = {name: fingerprint(path) for name, path in files}
+        state = {name: _state(store, name, prints[name], retry, frames) for name, _ in files}
         todo = [(name, path) for name, path in files if state[name] == _TODO]
         options: dict[str, Any] = dict(batch_size=batch_size, pool=pool, frames=frames, workers=workers)
         found = embed_files(make_hearer(loaded, space), todo, **options)
@@ -91,34 +94,48 @@ def embed_to_store(
             found, "embed", len(files), initial=len(files) - len(todo), unit="file", disable=None
         ):
             if isinstance(result, Failed):
-                store.add_failure(Failure(result.name, sizes[result.name], result.reason))
+                store.add_failure(Failure(result.name, prints[result.name], result.reason))
                 continue
             if result.frames is not None and rate is not None:
                 arrays = {f"layer_{n}": states for n, states in zip(space.layers, result.frames, strict=True)}
                 times = np.arange(result.frames.shape[1]) / rate
                 store.write_frames(result.name, arrays | {"times_seconds": times})
-            store.add(result.name, sizes[result.name], result.seconds, result.vectors)
+            store.add(result.name, prints[result.name], result.seconds, result.vectors)
         if not store.is_finished or todo:
             store.finish()
-        failures = [store.failures[name] for name in sorted(store.failures)]
+        failures = [store.failures[name] for name, _ in files if name in store.failures]
         others = [name for name, _ in files if state[name] == _OTHER]
         return Summary(Path(out), store.num_files, len(todo), failures, others)
 
 
-def _num_bytes(path: Path) -> int:
+def _fingerprint(path: Path) -> int:
     try:
         return path.stat().st_size
     except OSError:
         return -1  # a link to nowhere, or gone by now; decoding it says so
 
 
-def _state(store: StoreWriter, name: str, num_bytes: int, retry: bool, frames: bool) -> str:
+def fingerprint(path: Path) -> str:
+    """Returns what tells a file from another of its name: its size, and a checksum of three blocks of it."""
+    try:
+        size = path.stat().st_size
+        check = 0
+        with path.open("rb") as file:
+            for start in (0, size // 2, max(0, size - _BLOCK)):
+                file.seek(start)
+                check = zlib.crc32(file.read(_BLOCK), check)
+    except OSError:
+        return "unreadable"  # decoding it says why
+    return f"{size}-{check:08x}"
+
+
+def _state(store: StoreWriter, name: str, found: str, retry: bool, frames: bool) -> str:
     """What is to be done with a file: nothing, to embed it, or to report it as another one than before."""
-    failure, known = store.failures.get(name), store.num_bytes(name)
+    failure, known = store.failures.get(name), store.fingerprint(name)
     if failure is not None:
-        return _TODO if retry or failure.num_bytes != num_bytes else _DONE
+        return _TODO if retry or failure.fingerprint != found else _DONE
     if known is None:
         return _TODO
-    if known != num_bytes:
+    if known != found:
         return _TODO if retry else _OTHER
     return _TODO if frames and not store.has_frames(name) else _DONE

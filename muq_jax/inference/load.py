@@ -21,6 +21,9 @@ from muq_jax.inference.windows import window_tokens
 _HIDDEN_STATES: dict[str, type[MuQ]] = {"muq": MuQ, "musicfm": MusicFM}
 
 
+# Batches of whole windows are made, however short the files are.
+_MAX_SECONDS = 3600
+
 Name: TypeAlias = str | os.PathLike[str]
 
 
@@ -85,6 +88,8 @@ def space_of(
         numbers = model.layer_numbers(layers)
         window_seconds = 30.0 if window_seconds is None else window_seconds
         window_tokens(window_seconds, model.frame_rate_hz)
+        if window_seconds > _MAX_SECONDS:
+            raise UserError(f"window_seconds is {window_seconds}; a window here has at most {_MAX_SECONDS}.")
     return Space(params_sha256(model), model.model_type, numbers, pool, window_seconds)
 
 
@@ -98,25 +103,33 @@ def make_hearer(model: MuQ | MuQMuLan, space: Space) -> MuQHearer | MuLanHearer:
 def named_files(audio: Sequence[str | os.PathLike[str]]) -> list[tuple[str, Path]]:
     """Returns names and paths of files, and of the audio files below folders, in order of their names.
 
-    The name is the relative path below a folder, with the folder's own name before it where there are
-    several; a file that is given itself has its own name. Bytes of a name that are not UTF-8 are written out
-    in it, since tables hold UTF-8.
+    The name is the path below the folder that is given, and a file's own where a file is given. Where two
+    would have one name, those of all folders begin with the folder's own name. Bytes of a name that are not
+    UTF-8 are written out in it, since tables hold UTF-8.
 
     Raises:
         UserError: nothing there, a folder without audio, or two files of one name.
     """
-    found: dict[str, Path] = {}
+    found: dict[Path, tuple[Path, str]] = {}
     for given in map(Path, audio):
         if not given.exists():
             raise UserError(f"{given}: no such file or folder")
-        names = audio_files(given) if given.is_dir() else [given.name]
-        for relative in names:
-            below = given.is_dir() and len(audio) > 1
-            name = f"{given.resolve().name}/{relative}" if below else relative
-            name = os.fsencode(name).decode(errors="backslashreplace")
-            if name in found:
-                raise UserError(
-                    f"{found[name]} and {given} would both be {name}; embed them into two stores."
-                )
-            found[name] = given / relative if given.is_dir() else given
-    return sorted(found.items())
+        for relative in audio_files(given) if given.is_dir() else [""]:
+            path = given / relative
+            found.setdefault(path.parent.resolve() / path.name, (given, relative))
+    names = {path: _printable(relative or path.name) for path, (_, relative) in found.items()}
+    if len(set(names.values())) < len(names):
+        names = {
+            path: _printable(f"{given.resolve().name}/{relative}" if relative else path.name)
+            for path, (given, relative) in found.items()
+        }
+    paths: dict[str, Path] = {}
+    for path, name in names.items():
+        if name in paths:
+            raise UserError(f"{paths[name]} and {path} would both be {name}; give the folder above both.")
+        paths[name] = path
+    return sorted(paths.items())
+
+
+def _printable(name: str) -> str:
+    return os.fsencode(name).decode(errors="backslashreplace")

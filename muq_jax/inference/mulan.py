@@ -28,7 +28,7 @@ from muq_jax.convert.find_tokenizer import XLM_ROBERTA, find_tokenizer
 from muq_jax.convert.licence import Licence
 from muq_jax.errors import UserError
 from muq_jax.inference.pretrained import COMPATS, DTYPES
-from muq_jax.inference.waves import as_clips, pad_batch
+from muq_jax.inference.waves import as_clips, pad_batch, silent_clips
 from muq_jax.models.mulan import AudioTower, MuLanConfig, TextTower
 from muq_jax.models.mulan_json import mulan_from_json, mulan_to_json
 from muq_jax.text.tokenizer import FILE as TOKENIZER
@@ -216,6 +216,9 @@ class MuQMuLan:
         texts = [] if isinstance(given, str) or given is None else list(given)
         if not texts or not all(isinstance(text, str) for text in texts):
             raise UserError(f"texts is {given!r:.80}; expected a list of at least one text.")
+        for text in texts:
+            if not text.isascii() and text.encode(errors="replace").decode() != text:
+                raise UserError(f"the text {text!r:.80} is not valid Unicode.")
         if self.tokenizer is None:
             raise UserError(
                 f"this model has no tokenizer: {self._no_tokenizer} Put the {TOKENIZER} of xlm-roberta-base "
@@ -256,7 +259,7 @@ class MuQMuLan:
             how long that took, in seconds.
         """
         start = time.perf_counter()
-        silence = [np.zeros(round(seconds * self.sample_rate_hz), np.float32)] * batch_size
+        silence = silent_clips(seconds, batch_size, self.sample_rate_hz)
         self.extract_audio_latents(silence, sampling_rate=self.sample_rate_hz)
         if self.tokenizer is not None and num_texts:
             self.extract_text_latents(["music"] * num_texts)

@@ -24,7 +24,7 @@ from muq_jax.convert.find import find
 from muq_jax.convert.kinds import KINDS
 from muq_jax.convert.licence import Licence
 from muq_jax.errors import UserError
-from muq_jax.inference.waves import as_clips, bucket, is_integer, pad_batch
+from muq_jax.inference.waves import as_clips, bucket, is_integer, pad_batch, silent_clips
 from muq_jax.inference.windows import Window, plan, window_tokens
 from muq_jax.models.config import MuQConfig
 from muq_jax.models.muq import MuQModel, MuQOutput
@@ -208,7 +208,7 @@ class MuQ:
             how long that took, in seconds.
         """
         start = time.perf_counter()
-        silence = [np.zeros(round(seconds * self.sample_rate_hz), np.float32)] * batch_size
+        silence = silent_clips(seconds, batch_size, self.sample_rate_hz)
         self(silence, sampling_rate=self.sample_rate_hz, layers=layers, window_seconds=window_seconds)
         return time.perf_counter() - start
 

@@ -77,6 +77,8 @@ def search(
     """
     if (text is None) == (audio is None):
         raise UserError("give either a text or an audio file to look for.")
+    if text is not None and not text.strip():
+        raise UserError("the text is empty; say what to look for.")
     if k < 1:
         raise UserError(f"k must be at least 1, found {k}")
     stores = [store] if isinstance(store, str | os.PathLike) else store

@@ -3,10 +3,10 @@
 A store holds
 
     store.json                what made the vectors; vectors of something else are refused
-    vectors/00000.parquet ... id (the file's relative path), layer, start, end (seconds), num_bytes (of the
-                              file), vector; in order of the ids
+    vectors/00000.parquet ... id (the file's relative path), layer, start, end (seconds), fingerprint (which
+                              tells another file of that name), vector; in order of the ids
     frames/ID.npz             every token's vector, where they were asked for
-    failures.jsonl            id, num_bytes and reason of every file that could not be decoded or embedded
+    failures.jsonl            id, fingerprint and reason of every file that could not be decoded or embedded
     journal                   while it is being made: a record a file, each on the disk before the next
 """
 
@@ -29,7 +29,7 @@ SCHEMA = pa.schema(
         ("layer", pa.int32()),
         ("start", pa.float64()),
         ("end", pa.float64()),
-        ("num_bytes", pa.int64()),
+        ("fingerprint", pa.string()),
         ("vector", pa.list_(pa.float32())),
     ]
 )
@@ -61,10 +61,10 @@ class Space:
 
 @dataclasses.dataclass(frozen=True)
 class Failure:
-    """A file that could not be decoded or embedded: its id, its size in bytes, and why."""
+    """A file that could not be decoded or embedded: its id, its fingerprint, and why."""
 
     id: str
-    num_bytes: int
+    fingerprint: str
     reason: str
 
 
@@ -91,8 +91,10 @@ def read_space(folder: Path) -> Space:
         return Space(**{**{name: data[name] for name in names}, "layers": tuple(data["layers"])})
     except FileNotFoundError:
         raise UserError(f"{folder} is not a store: it has no {HEADER}.") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder / HEADER} is damaged ({error!r}).") from None
+    except NotADirectoryError:
+        raise UserError(f"{folder} is a file; a store is a folder.") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder / HEADER} is damaged ({error!r}); give another store.") from None
 
 
 def check_same_space(folder: Path, found: Space, wanted: Space) -> None:
@@ -193,7 +195,7 @@ def read_failures(folder: Path) -> Iterator[Failure]:
     for number, line in enumerate(path.read_bytes().splitlines() if path.is_file() else (), 1):
         try:
             failure = json.loads(line)
-            yield Failure(failure["id"], failure["num_bytes"], failure["reason"])
+            yield Failure(failure["id"], failure["fingerprint"], failure["reason"])
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{path}, line {number} is damaged ({error!r}); delete the line, and its file is tried again."

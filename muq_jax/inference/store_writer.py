@@ -46,7 +46,7 @@ class _Place(NamedTuple):
     table: Path | None
     start: int
     seconds: float
-    num_bytes: int
+    fingerprint: str
 
 
 class StoreWriter:
@@ -68,6 +68,8 @@ class StoreWriter:
         header = folder / HEADER
         if header.is_file():
             check_same_space(folder, read_space(folder), space)
+        elif folder.exists() and not folder.is_dir():
+            raise UserError(f"{folder} is a file; a store is a folder.")
         elif folder.exists() and any(path != _unfinished(header) for path in folder.iterdir()):
             raise UserError(f"{folder} is not a store and not empty; give a new folder.")
         try:
@@ -96,17 +98,17 @@ class StoreWriter:
         """How many files have vectors."""
         return len(self._places)
 
-    def num_bytes(self, name: str) -> int | None:
-        """Returns the size of a file when its vectors were made; None if it has none."""
-        return self._places[name].num_bytes if name in self._places else None
+    def fingerprint(self, name: str) -> str | None:
+        """Returns the fingerprint of the file that vectors were made of; None if there are none."""
+        return self._places[name].fingerprint if name in self._places else None
 
-    def add(self, name: str, num_bytes: int, seconds: float, vectors: np.ndarray) -> None:
+    def add(self, name: str, fingerprint: str, seconds: float, vectors: np.ndarray) -> None:
         """Adds a file, or replaces its vectors [layers, D]; they are on the disk when this returns.
 
         Raises:
             UserError: the disk is full.
         """
-        self._append({"id": name, "num_bytes": num_bytes, "seconds": seconds}, vectors)
+        self._append({"id": name, "fingerprint": fingerprint, "seconds": seconds}, vectors)
 
     def add_failure(self, failure: Failure) -> None:
         """Adds a file that has no vectors. One that has some, made when it was well, keeps them.
@@ -156,8 +158,8 @@ class StoreWriter:
         self.failures = {failure.id: failure for failure in read_failures(self.folder)}
         self._places: dict[str, _Place] = {}
         for path in table_paths(self.folder):
-            table = read_table(path, ["id", "end", "num_bytes"])[:: len(self._space.rows)]
-            columns = (table[name].to_pylist() for name in ("id", "end", "num_bytes"))
+            table = read_table(path, ["id", "end", "fingerprint"])[:: len(self._space.rows)]
+            columns = (table[name].to_pylist() for name in ("id", "end", "fingerprint"))
             for number, (name, end, size) in enumerate(zip(*columns, strict=True)):
                 self._places[name] = _Place(path, number * len(self._space.rows), end, size)
         self._journal = Journal(self.folder / JOURNAL)
@@ -175,7 +177,7 @@ class StoreWriter:
     def _note(self, described: dict[str, Any], position: int) -> None:
         name = described["id"]
         if "reason" not in described:
-            self._places[name] = _Place(None, position, described["seconds"], described["num_bytes"])
+            self._places[name] = _Place(None, position, described["seconds"], described["fingerprint"])
             self.failures.pop(name, None)
         elif name not in self._places:
             self.failures[name] = Failure(**described)
@@ -211,7 +213,7 @@ class StoreWriter:
             "layer": list(rows) * len(names),
             "start": np.zeros(count),
             "end": [place.seconds for place in places for _ in rows],
-            "num_bytes": [place.num_bytes for place in places for _ in rows],
+            "fingerprint": [place.fingerprint for place in places for _ in rows],
             "vector": pa.ListArray.from_arrays(offsets, matrix.ravel()),
         }
         return pa.table(columns, schema=SCHEMA)

@@ -10,8 +10,11 @@ from muq_jax.audio.decode import resample
 from muq_jax.audio.framing import MIN_SAMPLES
 from muq_jax.errors import UserError
 
-MIN_RATE_HZ = 1000
-"""No music is sampled below; a lower rate was meant in kHz."""
+MIN_RATE_HZ, MAX_RATE_HZ = 1000, 768_000
+"""No music is sampled below, where kHz were meant, or above."""
+
+LOUDEST = 1e9
+"""The power spectrum of samples far beyond overflows in float32."""
 
 
 def as_clips(
@@ -29,10 +32,10 @@ def as_clips(
     Raises:
         UserError: no clip, a clip without samples, NaN or infinite samples, integers, a wrong shape or rate.
     """
-    if not is_integer(sampling_rate) or sampling_rate < MIN_RATE_HZ:
+    if not is_integer(sampling_rate) or not MIN_RATE_HZ <= sampling_rate <= MAX_RATE_HZ:
         raise UserError(
             f"sampling_rate is {sampling_rate!r}; give the samples' rate in Hz, a whole number from "
-            f"{MIN_RATE_HZ}: 24000, not 24 for kHz."
+            f"{MIN_RATE_HZ} to {MAX_RATE_HZ}: 24000, not 24 for kHz."
         )
     clips = _rows(wavs)
     if not clips:
@@ -68,6 +71,18 @@ def bucket(num_samples: int, rate_hz: int) -> int:
     return math.ceil(math.ceil(seconds / step) * step * rate_hz)
 
 
+def silent_clips(seconds: float, count: int, rate_hz: int) -> list[np.ndarray]:
+    """Returns `count` clips of silence [S].
+
+    Raises:
+        UserError: no length between a sample and a day, or no count.
+    """
+    is_length = isinstance(seconds, int | float | np.number) and 1 / rate_hz <= seconds <= 86_400
+    if not is_length or not is_integer(count) or count < 1:
+        raise UserError(f"seconds is {seconds!r}, and clips {count!r}; expected a length and a whole number.")
+    return [np.zeros(round(float(seconds) * rate_hz), np.float32)] * int(count)
+
+
 def is_integer(value: Any) -> TypeGuard[int]:
     """Whether a caller's value is a whole number by type; True and False are not."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
@@ -81,8 +96,13 @@ def _rows(wavs: Any) -> list[np.ndarray]:
                 f"wavs has shape {wavs.shape}; expected [clips, samples] or a list of 1-D arrays. "
                 "One clip goes in as wavs[None]; channels are mixed to mono before."
             )
-    rows = [np.asarray(row) for row in wavs]
-    for i, row in enumerate(rows):
+    rows = []
+    for i, samples in enumerate(wavs):
+        try:
+            row = np.asarray(samples)
+        except ValueError:
+            raise UserError(f"clip {i} is no array of samples.") from None
+        rows.append(row)
         if row.ndim != 1:
             raise UserError(f"clip {i} has shape {row.shape}; expected one axis of samples, mono.")
         if not (np.issubdtype(row.dtype, np.floating) or row.dtype.name == "bfloat16"):
@@ -107,9 +127,11 @@ def _lengths(num_samples: Any, clips: Sequence[np.ndarray]) -> list[int]:
 def _clip(index: int, samples: np.ndarray, sampling_rate: int, model_rate_hz: int) -> np.ndarray:
     if not len(samples):
         raise UserError(f"clip {index} has no samples.")
-    samples = samples.astype(np.float32)
-    if not np.isfinite(samples).all():
-        first = int(np.flatnonzero(~np.isfinite(samples))[0])
+    with np.errstate(over="ignore"):
+        samples = samples.astype(np.float32)
+    impossible = ~(np.abs(samples) <= LOUDEST)  # NaN, too
+    if impossible.any():
+        first = int(np.flatnonzero(impossible)[0])
         raise UserError(
             f"clip {index} holds {samples[first]} at sample {first}; expected finite samples in -1 to 1."
         )

@@ -149,9 +149,29 @@ def test_what_a_kill_left_half_written_is_swept_a_day_later(tmp_path):
     }
 
 
+def test_a_link_to_a_model_stays_one(tmp_path):
+    save(tmp_path / "real", 1.0)
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    save(tmp_path / "link", 2.0)
+    assert (tmp_path / "link").is_symlink() and saved_value(tmp_path / "real") == 2
+
+
+def test_the_proof_stays_with_the_weights_that_it_is_of(tmp_path):
+    save(tmp_path / "model", 1.0, beside={"conversion.json": b'{"params_sha256": "digest"}'})
+    save(tmp_path / "model", 1.0)
+    assert (tmp_path / "model" / "conversion.json").is_file()
+    model_folder.write(tmp_path / "model", CONFIG, {"x": np.zeros(3)}, "another digest")
+    assert not (tmp_path / "model" / "conversion.json").exists()
+
+
 def test_a_name_that_can_be_no_path_is_refused():
     with pytest.raises(UserError, match="File name too long"):
         model_folder.local("x" * 300)
+    with pytest.raises(UserError, match=r"cannot be written: .*File name too long"):
+        save("x" * 300, 1.0)
+    for name, says in (("a\0b", "null byte"), ("", "the name is empty")):
+        with pytest.raises(UserError, match=says):
+            model_folder.local(name)
 
 
 def test_every_file_is_on_the_disk_before_the_swap(tmp_path, monkeypatch):

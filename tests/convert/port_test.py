@@ -103,6 +103,8 @@ def test_a_run_is_exported_with_its_history(tensors, tmp_path):
     assert "- trained on records, 7 steps of 8 clips of 5.0 s\n" in card and "/home" not in card
     assert "- training loss 6.000 at step 5\n- validation loss 6.500 at step 7\n" in card
     assert report["params_sha256"] in card and "license:" not in card
+    with pytest.raises(UserError, match="expected an identifier such as cc-by-nc"):
+        port(run, tmp_path / "licensed", licence="mit\nlicense: gpl")
     port(run, tmp_path / "licensed", licence="cc-by-4.0")
     assert "license: cc-by-4.0\n" in (tmp_path / "licensed/README.md").read_text()
     muq_jax.MuQ.from_pretrained(run).save_pretrained(tmp_path / "saved")

@@ -65,6 +65,24 @@ def test_a_tensor_that_no_shard_holds_is_named(tmp_path):
         reader.read_tensors(tmp_path)
 
 
+def test_a_tensor_in_another_shard_than_the_index_says_is_named(tmp_path):
+    placed = write_shards(tmp_path)
+    other = next(file for file in placed.values() if file != placed["counter"])
+    rest = {name: TENSORS[name] for name in TENSORS if placed[name] == other}
+    save_file(rest | {"counter": np.array(5)}, tmp_path / other)
+    with pytest.raises(UserError, match=f"{other} holds counter, which {reader.INDEX} does not say"):
+        reader.read_tensors(tmp_path)
+
+
+def test_shards_of_pytorchs_own(torch_format, tmp_path):
+    placed = {}
+    for i, (name, tensor) in enumerate(TENSORS.items()):
+        placed[name] = f"pytorch_model-{i + 1:05}-of-00004.bin"
+        torch_format(tmp_path / placed[name], {name: tensor})
+    (tmp_path / reader.TORCH_INDEX).write_text(json.dumps({"weight_map": placed}))
+    assert_equal(reader.read_tensors(tmp_path))
+
+
 def test_an_index_that_leaves_its_folder_is_refused(tmp_path):
     (tmp_path / reader.INDEX).write_text(json.dumps({"weight_map": {"a": "../other.safetensors"}}))
     with pytest.raises(UserError, match="plain file name"):
@@ -91,7 +109,7 @@ def test_pytorchs_own_files(torch_format, tmp_path, name):
 def test_safetensors_come_first_and_two_others_are_a_question(torch_format, tmp_path):
     for name in ("a.pt", "b.pt"):
         torch_format(tmp_path / name, {"x": np.zeros(1, np.float32)})
-    with pytest.raises(UserError, match=r"has a\.pt and b\.pt, and no model\.safetensors; leave one"):
+    with pytest.raises(UserError, match=r"has a\.pt and b\.pt, and neither .* give the path of one"):
         reader.read_tensors(tmp_path)
     reader.write_tensors(tmp_path / reader.WEIGHTS, TENSORS)
     assert_equal(reader.read_tensors(tmp_path))

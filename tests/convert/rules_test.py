@@ -224,6 +224,29 @@ def test_a_value_that_is_not_finite_is_refused_with_its_name(tensors, value):
         rules.from_torch(tensors, TABLE, TEMPLATE, "file")
 
 
+@pytest.mark.parametrize(
+    "path, value, says",
+    [
+        ("scale", np.zeros(3), "x is all zeros"),
+        ("var", np.zeros(3), "x is all zeros"),
+        ("var", np.float32([1, -0.1, 1]), "x holds a negative variance"),
+        ("kernel", np.ones(3, np.int32), "x holds int32, not floating-point numbers"),
+        ("kernel", np.ones(3, bool), "x holds bool, not floating-point numbers"),
+        ("bias", np.zeros(3), ""),
+        ("mean", np.zeros(3), ""),
+        ("var", np.full(3, 1e-9), ""),
+    ],
+)
+def test_what_no_training_leaves_is_refused(path, value, says):
+    table = Table((Rule("x", f"params/{path}"),))
+    template = {"params": {path: shape(3)}}
+    if not says:
+        rules.from_torch({"x": value}, table, template)
+        return
+    with pytest.raises(UserError, match=says):
+        rules.from_torch({"x": value}, table, template)
+
+
 def test_variables_that_lack_a_part_are_named(tensors):
     variables = rules.from_torch(tensors, TABLE, TEMPLATE)
     path, _ = next(rules.flatten(variables))

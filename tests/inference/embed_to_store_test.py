@@ -183,9 +183,9 @@ def test_a_damaged_line_of_the_failures_is_named(muq_folder, music, tmp_path):
 
 
 def test_a_file_of_the_same_name_is_not_taken_for_the_one_that_is_there(muq_folder, music, tmp_path, capsys):
-    for name, source in (("a", "0.wav"), ("b", "2.wav")):
+    for name, sign in (("a", 1), ("b", -1)):  # of one size
         (tmp_path / name).mkdir()
-        (tmp_path / name / "01.wav").write_bytes((music / source).read_bytes())
+        soundfile.write(tmp_path / name / "01.wav", sign * noise_wave(1)[:20_000] ** 2, 24_000)
     store = tmp_path / "s"
     command = ["embed", str(muq_folder), str(tmp_path / "a"), "--out", str(store), "--window_seconds", "1"]
     assert main(command) == 0
@@ -231,8 +231,8 @@ def test_the_folder_one_is_in_has_its_name(muq_folder, music, tmp_path, monkeypa
     (tmp_path / "here" / "0.wav").write_bytes((music / "0.wav").read_bytes())
     monkeypatch.chdir(tmp_path / "here")
     embed_to_store(muq_folder, [".", music / "a"], tmp_path / "s", frames=True, **OPTIONS)
-    assert load_vectors(tmp_path / "s").ids == ["a/1.wav", "a/3.wav", "a/5.wav", "here/0.wav"]
-    assert (tmp_path / "s/frames/here/0.wav.npz").is_file()
+    assert load_vectors(tmp_path / "s").ids == ["0.wav", "1.wav", "3.wav", "5.wav"]
+    assert (tmp_path / "s/frames/0.wav.npz").is_file()
 
 
 def test_samples_that_overflow_are_no_vectors(muq_folder, music, tmp_path):
@@ -253,14 +253,20 @@ def test_mistakes_are_named(muq_folder, music, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "full").mkdir()
     (tmp_path / "full/notes.txt").touch()
+    (tmp_path / "file").touch()
+    copy = tmp_path / "0.wav"
+    copy.write_bytes((music / "0.wav").read_bytes())
     for audio, out, options, message in (
         ([tmp_path / "none"], "s", {}, "no such file or folder"),
         ([tmp_path / "empty"], "s", {}, "no audio file in this folder"),
         ([music], "full", {}, "full is not a store and not empty"),
-        ([music], "s", {"batch_size": 0}, "batch_size must be at least 1, found 0"),
-        ([music], "s", {"workers": 0}, "workers must be at least 1, found 0"),
+        ([music], "file", {}, "file is a file; a store is a folder"),
+        ([music], "s", {"batch_size": 10**20}, "at least 1 and at most 4096"),
+        ([music], "s", {"window_seconds": 1e9}, "at most 3600"),
+        ([music], "s", {"batch_size": 0}, "batch_size must be at least 1 and at most 4096, found 0"),
+        ([music], "s", {"workers": 0}, "workers must be at least 1 and .*found 0"),
         ([music], "s", {"shard": (2, 2)}, "shard 2/2 does not exist"),
-        ([music / "0.wav", music / "0.wav"], "s", {}, r"would both be 0\.wav"),
+        ([music / "0.wav", copy], "s", {}, r"would both be 0\.wav; give the folder above both"),
         ([music], "s", {"pool": "median"}, "pool is 'median'; expected one of mean, max"),
         ([music], "s", {"layers": 7}, "layers are numbered 0 to 2"),
     ):

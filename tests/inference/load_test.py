@@ -58,6 +58,9 @@ def test_files_have_their_names_below_what_is_given(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).touch()
     assert [name for name, _ in named_files([tmp_path / "one"])] == ["a.wav", "b/c.FLAC"]
+    assert [name for name, _ in named_files([tmp_path / "one/b", tmp_path / "two"])] == ["a.wav", "c.FLAC"]
     several = named_files([tmp_path / "two", tmp_path / "one", tmp_path / "x.mp3"])
     assert [name for name, _ in several] == ["one/a.wav", "one/b/c.FLAC", "two/a.wav", "x.mp3"]
     assert several[0][1] == Path(tmp_path / "one/a.wav")
+    twice = named_files([tmp_path / "one", tmp_path / "one/a.wav", tmp_path / "one/../one"])
+    assert [name for name, _ in twice] == ["a.wav", "b/c.FLAC"]

@@ -104,6 +104,7 @@ def test_mistakes_are_named(store, muq_folder, mulan_folder, music, tmp_path):
     for options, message in (
         ({}, "give either a text or an audio file"),
         ({"text": "a", "audio": "0.wav"}, "give either a text or an audio file"),
+        ({"text": " "}, "the text is empty"),
         ({"text": "a"}, "is of a muq, which knows no text"),
         ({"audio": elsewhere}, r"is not in the store, whose names are relative paths such as '0\.wav'"),
         ({"audio": elsewhere, "model": mulan_folder}, "their vectors cannot be compared"),

@@ -23,7 +23,7 @@ def vectors(name):
 def fill(folder, names):
     with StoreWriter(folder, SPACE) as store:
         for name in names:
-            store.add(name, 10 * int(name), 1.0, vectors(name))
+            store.add(name, f"print {name}", 1.0, vectors(name))
         store.finish()
 
 
@@ -81,24 +81,24 @@ def test_a_kill_between_any_two_files_that_are_moved_loses_nothing(tmp_path, mon
 def test_a_file_that_is_replaced_has_its_new_vectors(tmp_path):
     fill(tmp_path / "s", OLD)
     with StoreWriter(tmp_path / "s", SPACE) as store:
-        store.add("30", 7, 1.0, vectors("99"))
+        store.add("30", "7", 1.0, vectors("99"))
         store.finish()
-        assert store.num_bytes("30") == 7 and store.num_bytes("x") is None
+        assert store.fingerprint("30") == "7" and store.fingerprint("x") is None
     found = load_vectors(tmp_path / "s")
     np.testing.assert_array_equal(found.matrix[2:4], vectors("99"))
     assert found.ids[2:4] == ["30", "30"] and len(found.ids) == 10
 
 
 def test_failures_are_kept_until_the_file_is_well(tmp_path):
-    failure = Failure("30", 5, "no audio")
+    failure = Failure("30", "5", "no audio")
     with StoreWriter(tmp_path / "s", SPACE) as store:
-        store.add("20", 1, 1.0, vectors("20"))
+        store.add("20", "1", 1.0, vectors("20"))
         store.add_failure(failure)
-        store.add_failure(Failure("20", 5, "it is there already"))
+        store.add_failure(Failure("20", "5", "it is there already"))
         store.finish()
     with StoreWriter(tmp_path / "s", SPACE) as store:
         assert store.failures == {"30": failure}
-        store.add("30", 1, 1.0, vectors("30"))
+        store.add("30", "1", 1.0, vectors("30"))
         store.finish()
     assert not (tmp_path / "s" / FAILURES).read_bytes()
     check(tmp_path / "s", ["20", "30"])
@@ -133,15 +133,15 @@ def test_a_full_disk_is_said_and_what_was_there_is_kept(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with StoreWriter(tmp_path / "s", SPACE) as store:
-        store.add("10", 1, 1.0, vectors("10"))
+        store.add("10", "1", 1.0, vectors("10"))
         with monkeypatch.context() as patched:
             patched.setattr("pyarrow.parquet.write_table", full)
             with pytest.raises(UserError, match=r"the disk is full\. What was finished is kept"):
                 store.finish()
             patched.setattr("os.fsync", full)
             with pytest.raises(UserError, match="the disk is full"):
-                store.add("11", 1, 1.0, vectors("11"))
+                store.add("11", "1", 1.0, vectors("11"))
     with StoreWriter(tmp_path / "s", SPACE) as store:
-        assert store.num_bytes("10") == 1
+        assert store.fingerprint("10") == "1"
         store.finish()
     assert set(OLD) | {"10"} <= set(load_vectors(tmp_path / "s").ids)

@@ -65,6 +65,10 @@ def test_nan_in_padding_is_not_heard():
         ([wave(2000)], None, 44, "sampling_rate is 44; .*24000, not 24 for kHz"),
         ([wave(2000)], None, 44.1, "sampling_rate is 44.1; .*24000, not 24 for kHz"),
         ([wave(2000)], None, None, "sampling_rate is None"),
+        ([wave(2000)], None, 10**30, "a whole number from 1000 to 768000"),
+        ([np.full(2000, 1e38, np.float32)], None, 24_000, r"clip 0 holds 9\.99.*e\+37"),
+        ([np.full(2000, 1e300)], None, 24_000, "clip 0 holds inf"),
+        ([wave(2000), [1.0, [2.0]]], None, 24_000, "clip 1 is no array of samples"),
         ([wave(2000)], None, 24_000.0, "sampling_rate is 24000.0"),
     ],
 )
