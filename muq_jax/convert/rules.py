@@ -151,7 +151,7 @@ def checked(
             problems.append(f"{name} has shape {array.shape} where {expected[0]} is expected")
     _refuse(
         problems,
-        f"{source}: the tensors do not fit the configuration ({len(problems)} of them): ",
+        f"{source}: the tensors do not fit the configuration: ",
         "Check that config.json belongs to these weights.",
     )
     names = [(rule, name) for rule in table.rules for name in rule.names()]
