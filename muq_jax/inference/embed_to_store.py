@@ -20,7 +20,7 @@ from muq_jax.inference.store_writer import StoreWriter
 
 _BLOCK = 4096  # bytes
 
-_TODO, _DONE, _OTHER = "to do", "done", "another file"
+_NEW, _KNOWN, _OTHER = "new", "known", "another file of its name"
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def embed_to_store(
     with StoreWriter(Path(out), space) as store:
         prints = {name: fingerprint(path) for name, path in files}
         state = {name: _state(store, name, prints[name], retry, frames) for name, _ in files}
-        todo = [(name, path) for name, path in files if state[name] == _TODO]
+        todo = [(name, path) for name, path in files if state[name] == _NEW]
         options: dict[str, Any] = dict(batch_size=batch_size, pool=pool, frames=frames, workers=workers)
         found = embed_files(make_hearer(loaded, space), todo, **options)
         for result in tqdm(
@@ -108,13 +108,6 @@ def embed_to_store(
         return Summary(Path(out), store.num_files, len(todo), failures, others)
 
 
-def _fingerprint(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return -1  # a link to nowhere, or gone by now; decoding it says so
-
-
 def fingerprint(path: Path) -> str:
     """Returns what tells a file from another of its name: its size, and a checksum of three blocks of it."""
     try:
@@ -130,12 +123,12 @@ def fingerprint(path: Path) -> str:
 
 
 def _state(store: StoreWriter, name: str, found: str, retry: bool, frames: bool) -> str:
-    """What is to be done with a file: nothing, to embed it, or to report it as another one than before."""
+    """Whether a file is to be embedded, is in the store, or is another one than the store has of its name."""
     failure, known = store.failures.get(name), store.fingerprint(name)
     if failure is not None:
-        return _TODO if retry or failure.fingerprint != found else _DONE
+        return _NEW if retry or failure.fingerprint != found else _KNOWN
     if known is None:
-        return _TODO
+        return _NEW
     if known != found:
-        return _TODO if retry else _OTHER
-    return _TODO if frames and not store.has_frames(name) else _DONE
+        return _NEW if retry else _OTHER
+    return _NEW if frames and not store.has_frames(name) else _KNOWN

@@ -1,5 +1,6 @@
 """Files in the format of `torch.save`, made without torch."""
 
+import builtins
 import pickle
 import sys
 import types
@@ -88,3 +89,19 @@ def torch_format(monkeypatch):
                 archive.writestr(f"archive/data/{number}", data[: len(data) - cut])
 
     return write
+
+
+@pytest.fixture
+def without(monkeypatch):
+    """Returns a function after which a package is as if it were not installed."""
+    importing = builtins.__import__
+
+    def remove(package):
+        def imported(name, *rest, **more):
+            if name == package:
+                raise ImportError(name)
+            return importing(name, *rest, **more)
+
+        monkeypatch.setattr(builtins, "__import__", imported)
+
+    return remove

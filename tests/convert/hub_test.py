@@ -1,6 +1,5 @@
 """The hub is a stand-in: no test touches the network."""
 
-import builtins
 from pathlib import Path
 
 import huggingface_hub
@@ -80,15 +79,8 @@ def test_what_cannot_be_had_says_what_was_looked_for_and_where(monkeypatch, erro
         find(NAME, local_files_only=True)
 
 
-def test_without_the_extra_it_is_named(monkeypatch):
-    importing = builtins.__import__
-
-    def without(name, *rest, **more):
-        if name == "huggingface_hub":
-            raise ImportError(name)
-        return importing(name, *rest, **more)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+def test_without_the_extra_it_is_named(without):
+    without("huggingface_hub")
     with pytest.raises(UserError, match=r'pip install "muq-jax\[hub\]"'):
         hub.fetch(NAME)
 

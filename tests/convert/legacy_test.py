@@ -1,4 +1,3 @@
-import builtins
 import os
 import pickle
 
@@ -18,16 +17,9 @@ def header():
     return pickle.dumps(NUMBER, protocol=2)
 
 
-def test_without_torch_the_file_is_known_and_the_extra_named(header, tmp_path, monkeypatch):
+def test_without_torch_the_file_is_known_and_the_extra_named(header, tmp_path, without):
     (tmp_path / "old.pt").write_bytes(header + b"more")
-    importing = builtins.__import__
-
-    def without(name, *rest, **more):
-        if name == "torch":
-            raise ImportError(name)
-        return importing(name, *rest, **more)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    without("torch")
     with pytest.raises(UserError, match=r'old.pt was written by a torch before 1\.6.*"muq-jax\[torch\]"'):
         read_file(tmp_path / "old.pt")
 
