@@ -4,9 +4,10 @@
     python -m muq_jax convert FOLDER models/muq --against activations.npz
 
 In the environment of requirements-torch.txt. FOLDER holds upstream's `config.json` and weights. Of a MuQ
-every hidden state is recorded, of a MuQ-MuLan those of its MuQ, the last one of its XLM-RoBERTa, and the
-vectors of audio and of texts, each alone and all in one batch. The audio is noise, and `--audio` with a floor
-of noise; texts are token ids. Noise and ids come from a generator that numpy has frozen.
+every hidden state is recorded; of a MuQ-MuLan those of its MuQ, of its XLM-RoBERTa and of the transformers
+above them, and the vectors of audio and of texts, each alone and all in one batch. The audio is noise, and
+`--audio` with a floor of noise; texts are token ids. Noise and ids come from a generator that numpy has
+frozen.
 """
 
 import argparse
@@ -67,9 +68,15 @@ def record_muq(model: Any, heard: Arrays) -> Arrays:
 def record_mulan(model: Any, heard: Arrays, texts: Arrays) -> Arrays:
     """What a PyTorch MuQMuLan makes of clips and of texts; its tokenizer is the one of `make_mulan`.
 
-    Hidden states [L + 1, T, D] of its MuQ, [T, D] of its XLM-RoBERTa, and unit vectors [E].
+    Hidden states [L + 1, T, D] of its MuQ and its XLM-RoBERTa, [L, T, D] of the transformers above them, and
+    unit vectors [E].
     """
     import torch
+
+    def above(transformer: Any, tokens: Any) -> np.ndarray:
+        last, others = transformer(tokens, return_all_layers=True)
+        hidden = [*(() if others is None else others), *([last] if len(transformer.layers) else [])]
+        return np.array([h[0].numpy() for h in hidden])
 
     out: Arrays = {"model_type": np.array("mulan")}
     written = [" ".join(map(str, ids)) for ids in texts.values()]
@@ -80,12 +87,16 @@ def record_mulan(model: Any, heard: Arrays, texts: Arrays) -> Arrays:
             hidden = model.mulan.audio.model(heard_wave, output_hidden_states=True).hidden_states
             out |= {f"wave_{name}": wave, f"audio_{name}": vector}
             out[f"hidden_{name}"] = np.stack([h[0].numpy() for h in hidden])
+            audio = model.mulan.audio
+            projected = audio.proj(hidden[audio.use_layer_idx])
+            out[f"above_{name}"] = above(audio.transformer, projected)
         for name, text, together in zip(texts, written, model(texts=written).numpy(), strict=True):
             alone = model(texts=[text])[0].numpy()
             ids = torch.from_numpy(texts[name])[None].long()
-            encoded = model.mulan.text.model(input_ids=ids).last_hidden_state[0].numpy()
+            encoded = model.mulan.text.model(input_ids=ids, output_hidden_states=True).hidden_states
             out |= {f"ids_{name}": texts[name], f"text_{name}": alone, f"batched_{name}": together}
-            out[f"roberta_{name}"] = encoded
+            out[f"roberta_{name}"] = np.stack([h[0].numpy() for h in encoded])
+            out[f"above_{name}"] = above(model.mulan.text.transformer, encoded[-1])
     return out
 
 

@@ -1,7 +1,9 @@
 """The one exception that a user's mistake raises, and the one accident that is told like it: a full disk."""
 
+import contextlib
 import errno
 import os
+from collections.abc import Iterator
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -11,6 +13,15 @@ class UserError(Exception):
 
     The message names the file or field, what was found, what was expected and what to do.
     """
+
+
+@contextlib.contextmanager
+def mistakes_in(where: object) -> Iterator[None]:
+    """Puts the place of what is read, which its reader does not know, before the message of a `UserError`."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
 
 
 def is_full_disk(error: BaseException | None) -> bool:

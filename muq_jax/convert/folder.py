@@ -1,5 +1,6 @@
 """Model folders: `config.json`, `model.safetensors`, a card and a licence, written whole or not at all."""
 
+import contextlib
 import json
 import os
 import re
@@ -234,8 +235,9 @@ def write(
 def _proof(folder: Path, digest: str) -> dict[str, bytes]:
     """The report of how weights were converted, where those that are replaced are the same."""
     path = folder / REPORT
-    if path.is_file() and read_json(path).get("params_sha256") == digest:
-        return {REPORT: path.read_bytes()}
+    with contextlib.suppress(UserError):  # a damaged one proves nothing
+        if path.is_file() and read_json(path).get("params_sha256") == digest:
+            return {REPORT: path.read_bytes()}
     return {}
 
 

@@ -20,7 +20,7 @@ from muq_jax.convert.kinds import KINDS, Kind
 from muq_jax.convert.licence import Licence, licence_of
 from muq_jax.convert.reader import CONFIG, WEIGHTS, read_files
 from muq_jax.convert.rules import Tensors
-from muq_jax.errors import UserError
+from muq_jax.errors import UserError, mistakes_in
 from muq_jax.text.tokenizer import FILE as TOKENIZER
 from muq_jax.text.tokenizer import Tokenizer
 
@@ -170,7 +170,8 @@ def _read_folder(path: Path) -> Source:
         )
     files = model_folder.files_of_weights(path)
     described = {file.name: _sha256(file) for file in files}
-    config = KINDS[name].read_config(data)
+    with mistakes_in(folder):
+        config = KINDS[name].read_config(data)
     return Source(KINDS[name], config, read_files(files), described, licence_of(folder), {})
 
 

@@ -15,7 +15,6 @@ from muq_jax.convert.rules import Table, Tensors, Tree
 from muq_jax.errors import UserError
 from muq_jax.models.mulan import AudioTower, MuLanConfig, TextTower
 from muq_jax.models.muq import MuQModel, MuQOutput
-from muq_jax.models.roberta import Roberta
 from muq_jax.text.tokenizer import pad_ids
 
 
@@ -126,43 +125,61 @@ def _muq_differences(arrays: Mapping[str, np.ndarray], config: Any, variables: T
 
     for name in _named(arrays, "wave_"):
         found = np.asarray(hear(variables, arrays[f"wave_{name}"][None])[:, 0])
-        wanted = arrays[f"hidden_{name}"]
-        if found.shape != wanted.shape:
-            raise UserError(f"recorded {name}: hidden states {wanted.shape}, ours {found.shape}.")
-        for layer, (ours, original) in enumerate(zip(found, wanted, strict=True)):
-            yield _of_layer(f"{name}, layer {layer}", ours, original)
+        yield from _of_layers(f"{name}, layer", found, arrays[f"hidden_{name}"])
 
 
 def _mulan_differences(
     arrays: Mapping[str, np.ndarray], config: MuLanConfig, variables: Tree
 ) -> Iterator[Difference]:
-    audio, text, roberta = AudioTower(config), TextTower(config), Roberta(config.roberta)
-    params = variables["params"]
+    audio, text, params = AudioTower(config), TextTower(config), variables["params"]
     encoder = {"params": params["audio"]["muq"], "batch_stats": variables["batch_stats"]["audio"]["muq"]}
     yield from _muq_differences(arrays, config.muq, encoder)
     tower = {"params": params["audio"], "batch_stats": variables["batch_stats"]["audio"]}
 
-    def read(ids: np.ndarray, over_padding: bool = False) -> np.ndarray:
+    def read(ids: np.ndarray, over_padding: bool = False) -> tuple[np.ndarray, Any]:
         variables = {"params": params["text"]}
-        return np.asarray(text.apply(variables, jnp.asarray(ids), over_padding=over_padding))
+        vectors, seen = text.apply(
+            variables, jnp.asarray(ids), over_padding=over_padding, mutable="intermediates"
+        )
+        return np.asarray(vectors), seen["intermediates"]
 
     for name in _named(arrays, "wave_"):
-        vector = np.asarray(audio.apply(tower, jnp.asarray(arrays[f"wave_{name}"][None])))[0]
+        wave = jnp.asarray(arrays[f"wave_{name}"][None])
+        vectors, seen = audio.apply(tower, wave, mutable="intermediates")
+        yield from _of_layers(
+            f"{name}, transformer layer", _above(seen["intermediates"]), arrays[f"above_{name}"]
+        )
+        vector = np.asarray(vectors)[0]
         yield Difference(f"{name}, audio", _size(vector - arrays[f"audio_{name}"]), LATENT_BOUND)
     if names := _named(arrays, "ids_"):
         texts = [arrays[f"ids_{name}"] for name in names]
         batch = pad_ids(texts, config.roberta.pad_id, max(map(len, texts)))
-        for name, ids, batched in zip(names, texts, read(batch, over_padding=True), strict=True):
-            encoded = roberta.apply({"params": params["text"]["roberta"]}, jnp.asarray(ids[None]))
-            yield _of_layer(f"{name}, XLM-RoBERTa", np.asarray(encoded)[0], arrays[f"roberta_{name}"])
-            alone = _size(read(ids[None])[0] - arrays[f"text_{name}"])
+        for name, ids, batched in zip(names, texts, read(batch, over_padding=True)[0], strict=True):
+            vector, seen = read(ids[None])
+            embedded, layers = seen["roberta"]["embedded"][0], seen["roberta"]["layers"]["hidden"][0]
+            encoded = np.concatenate([np.asarray(embedded)[None], np.asarray(layers)])[:, 0]
+            yield from _of_layers(f"{name}, XLM-RoBERTa layer", encoded, arrays[f"roberta_{name}"])
+            yield from _of_layers(f"{name}, transformer layer", _above(seen), arrays[f"above_{name}"])
+            alone = _size(vector[0] - arrays[f"text_{name}"])
             yield Difference(f"{name}, text", alone, LATENT_BOUND)
             shared = _size(batched - arrays[f"batched_{name}"])
             yield Difference(f"{name}, text in a batch", shared, LATENT_BOUND)
 
 
-def _of_layer(what: str, ours: np.ndarray, original: np.ndarray) -> Difference:
-    return Difference(what, _size((ours - original) / _size(original).rms), LAYER_BOUND)
+def _above(seen: Any) -> np.ndarray:
+    """What the layers of a tower's own transformer return [L, T, D]; a released audio tower has none."""
+    if "transformer" not in seen:
+        return np.zeros(0, np.float32)
+    return np.asarray(seen["transformer"]["layers"]["hidden"][0])[:, 0]
+
+
+def _of_layers(what: str, ours: np.ndarray, original: np.ndarray) -> Iterator[Difference]:
+    if ours.shape != original.shape:
+        raise UserError(
+            f"recorded {what}s: hidden states {original.shape}, ours {ours.shape}; record them again."
+        )
+    for number, (found, wanted) in enumerate(zip(ours, original, strict=True)):
+        yield Difference(f"{what} {number}", _size((found - wanted) / _size(wanted).rms), LAYER_BOUND)
 
 
 def _size(difference: np.ndarray) -> Size:

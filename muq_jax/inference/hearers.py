@@ -15,6 +15,9 @@ from muq_jax.inference.mulan import MuQMuLan
 from muq_jax.inference.pretrained import MuQ
 from muq_jax.inference.windows import stream, window_tokens
 
+# Operations side by side are no faster in a model this large, and each holds memory of its own meanwhile.
+_SMALL_ON_CPU = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+
 
 class MuQHearer:
     """Hidden states of a MuQ in overlapping windows of which the centres are kept."""
@@ -103,7 +106,12 @@ def _on_devices(function: Any, variables: Any, devices: Sequence[jax.Device]) ->
     mesh = Mesh(np.array(devices), ("data",))
     everywhere, by_row = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))
     placed = jax.device_put(variables, everywhere)
-    jitted = jax.jit(function, in_shardings=(everywhere, by_row, by_row), out_shardings=by_row)
+    jitted = jax.jit(
+        function,
+        in_shardings=(everywhere, by_row, by_row),
+        out_shardings=by_row,
+        compiler_options=_SMALL_ON_CPU if devices[0].platform == "cpu" else None,
+    )
 
     def call(waves: np.ndarray, num_samples: np.ndarray) -> np.ndarray:
         return np.asarray(jitted(placed, waves, num_samples))

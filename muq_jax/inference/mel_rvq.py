@@ -14,7 +14,7 @@ from muq_jax.convert import hub, licence, rules
 from muq_jax.convert import mel_rvq as mel_rvq_names
 from muq_jax.convert.find import find
 from muq_jax.convert.licence import Licence
-from muq_jax.errors import UserError
+from muq_jax.errors import UserError, mistakes_in
 from muq_jax.inference.waves import as_clips, bucket, pad_batch
 from muq_jax.models import mel_rvq
 from muq_jax.models.config import MelRVQConfig
@@ -73,7 +73,8 @@ class MelRVQ:
             return cls(*read_mel_rvq(source))
         data, tensors = model_folder.read(source, "mel_rvq", "muq")
         is_muq = model_folder.model_type(data) == "muq"
-        config = from_upstream_json(data).mel_rvq if is_muq else mel_rvq_from_json(data)
+        with mistakes_in(source):
+            config = from_upstream_json(data).mel_rvq if is_muq else mel_rvq_from_json(data)
         rvq = cls(config, mel_rvq_names.from_torch_names(tensors, config, str(source)))
         if is_muq and mel_rvq_names.looks_untrained(rvq.variables):
             message = f"the Mel-RVQ in {source} looks untrained: its codes mean nothing. {_ITERATIVE}"

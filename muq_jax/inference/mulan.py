@@ -26,7 +26,7 @@ from muq_jax.convert import mulan as mulan_names
 from muq_jax.convert.find import find
 from muq_jax.convert.find_tokenizer import XLM_ROBERTA, find_tokenizer
 from muq_jax.convert.licence import Licence
-from muq_jax.errors import UserError
+from muq_jax.errors import UserError, mistakes_in
 from muq_jax.inference.pretrained import COMPATS, DTYPES
 from muq_jax.inference.waves import as_clips, pad_batch, silent_clips
 from muq_jax.models.mulan import AudioTower, MuLanConfig, TextTower
@@ -110,7 +110,8 @@ class MuQMuLan:
             folder_or_hub_id, cache_dir=cache_dir, revision=revision, local_files_only=local_files_only
         )
         data, tensors = model_folder.read(source, "mulan")
-        config = mulan_from_json(data)
+        with mistakes_in(source):
+            config = mulan_from_json(data)
         from_hub, missing = not Path(folder_or_hub_id).exists(), None
         where: dict[str, Any] = dict(cache_dir=cache_dir, local_files_only=local_files_only)
         try:

@@ -23,7 +23,7 @@ from muq_jax.convert import hub, licence, rules
 from muq_jax.convert.find import find
 from muq_jax.convert.kinds import KINDS
 from muq_jax.convert.licence import Licence
-from muq_jax.errors import UserError
+from muq_jax.errors import UserError, mistakes_in
 from muq_jax.inference.waves import as_clips, bucket, is_integer, pad_batch, silent_clips
 from muq_jax.inference.windows import Window, plan, window_tokens
 from muq_jax.models.config import MuQConfig
@@ -124,7 +124,8 @@ class MuQ:
             muq._unused, muq._facts = run.drawn, run.facts
             return muq
         data, tensors = model_folder.read(source, kind.name)
-        config = kind.read_config(data)
+        with mistakes_in(source):
+            config = kind.read_config(data)
         table = kind.table(config)
         muq = cls(config, rules.from_torch(tensors, table, kind.template(config), str(source)), dtype=dtype)
         muq._unused = rules.unused_of(tensors, table)

@@ -58,7 +58,7 @@ class RobertaConfig:
 
 
 class RobertaBlock(nn.Module):
-    """One post-norm layer, a step of `nn.scan`.
+    """One post-norm layer, a step of `nn.scan`; sows `hidden`, what it returns, into "intermediates".
 
     Parameters `query`, `key`, `value`, `out`, `attention_norm`, `expand`, `project`, `ffn_norm`.
     """
@@ -81,11 +81,13 @@ class RobertaBlock(nn.Module):
         x = LayerNorm(config.layer_norm_eps, dtype, name="attention_norm")(x + mixed)
         h = nn.gelu(linear(width, config.ffn_width, dtype, "expand")(x), approximate=False)
         h = linear(config.ffn_width, width, dtype, "project")(h)
-        return constrain_batch(LayerNorm(config.layer_norm_eps, dtype, name="ffn_norm")(x + h)), None
+        x = constrain_batch(LayerNorm(config.layer_norm_eps, dtype, name="ffn_norm")(x + h))
+        self.sow("intermediates", "hidden", x)
+        return x, None
 
 
 class Roberta(nn.Module):
-    """The encoder without its pooler.
+    """The encoder without its pooler; sows `embedded`, what its layers start from, into "intermediates".
 
     Parameters `words` [vocab, D], `positions` [N, D], `token_type` [1, D], `norm`, and `layers/...`, stacked
     [L, ...].
@@ -117,9 +119,10 @@ class Roberta(nn.Module):
         position = jnp.cumsum(valid, axis=1) * valid + config.pad_id
         x = words[ids] + positions[position] + token_type[0]
         x = LayerNorm(config.layer_norm_eps, self.dtype, name="norm")(constrain_batch(x))
+        self.sow("intermediates", "embedded", x)
         layers = nn.scan(
             nn.remat(RobertaBlock, prevent_cse=False),
-            variable_axes={"params": 0},
+            variable_axes={"params": 0, "intermediates": 0},
             split_rngs={"params": True},
             in_axes=nn.broadcast,
             length=config.num_layers,

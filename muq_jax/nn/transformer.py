@@ -116,7 +116,7 @@ class GatedFeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """One layer, a step of `nn.scan`."""
+    """One layer, a step of `nn.scan`; sows `hidden`, what it returns, into "intermediates"."""
 
     config: TransformerConfig
     dtype: DTypeLike = "float32"
@@ -129,7 +129,9 @@ class TransformerBlock(nn.Module):
         attention = QKNormAttention(config, dtype, name="attention")
         x = x + attention(GainNorm(dtype, name="attention_norm")(x), valid, train=train)
         ffn = GatedFeedForward(config, dtype, name="ffn")
-        return x + constrain_batch(ffn(GainNorm(dtype, name="ffn_norm")(x), train=train)), None
+        x = x + constrain_batch(ffn(GainNorm(dtype, name="ffn_norm")(x), train=train))
+        self.sow("intermediates", "hidden", x)
+        return x, None
 
 
 class Transformer(nn.Module):
@@ -151,7 +153,7 @@ class Transformer(nn.Module):
             return x
         layers = nn.scan(
             nn.remat(TransformerBlock, prevent_cse=False),
-            variable_axes={"params": 0},
+            variable_axes={"params": 0, "intermediates": 0},
             split_rngs={"params": True, "dropout": True},
             in_axes=nn.broadcast,
             length=self.config.num_layers,

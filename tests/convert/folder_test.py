@@ -164,6 +164,12 @@ def test_the_proof_stays_with_the_weights_that_it_is_of(tmp_path):
     assert not (tmp_path / "model" / "conversion.json").exists()
 
 
+def test_a_damaged_proof_goes(tmp_path):
+    save(tmp_path / "model", 1.0, beside={"conversion.json": b'{"params_sha256": "dig'})
+    save(tmp_path / "model", 2.0)
+    assert saved_value(tmp_path / "model") == 2 and not (tmp_path / "model" / "conversion.json").exists()
+
+
 def test_a_name_that_can_be_no_path_is_refused():
     with pytest.raises(UserError, match="File name too long"):
         model_folder.local("x" * 300)

@@ -230,6 +230,12 @@ def test_what_is_no_model_is_named(tmp_path):
         port(tmp_path, tmp_path / "model")
 
 
+def test_a_config_that_cannot_be_names_its_folder(source, tmp_path):
+    (source / "config.json").write_text(json.dumps(upstream_config(label_rate="fast")))
+    with pytest.raises(UserError, match=f"{source}: config.json: label_rate is 'fast'"):
+        port(source, tmp_path / "model")
+
+
 def test_the_command(source, tmp_path, capsys):
     assert main(["convert", str(source), str(tmp_path / "model")]) == 0
     printed = capsys.readouterr().out

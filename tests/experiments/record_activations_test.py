@@ -75,8 +75,8 @@ def test_a_mulan_there_and_back(saved, tmp_path, monkeypatch):
     source = saved(original, config)
     record(monkeypatch, source, tmp_path / "recorded.npz", "--seconds", 2.5)
     report = port(source, tmp_path / "model", activations=tmp_path / "recorded.npz")
-    assert len(report["original"]) == 3 + 1 + 2 * 3, (
-        "the MuQ's layers, a clip's vector, and three of each text"
+    assert len(report["original"]) == 3 + 2 + 1 + 2 * (4 + 2 + 2), (
+        "layers of the encoder and above it, and vectors: one of the clip, two of each text"
     )
     MuQMuLan.from_pretrained(tmp_path / "model").save_pretrained(tmp_path / "back")
     names = original.state_dict()

@@ -289,6 +289,11 @@ def test_what_is_no_model_folder_is_named(muq, tmp_path):
     (tmp_path / "empty" / "config.json").write_text("{}")
     with pytest.raises(UserError, match="does not say its model_type"):
         MuQ.from_pretrained(tmp_path / "empty")
+    muq.save_pretrained(tmp_path / "odd")
+    described = json.loads((tmp_path / "odd" / "config.json").read_text())
+    (tmp_path / "odd" / "config.json").write_text(json.dumps(described | {"label_rate": "fast"}))
+    with pytest.raises(UserError, match=r"odd: config\.json: label_rate is 'fast'; expected a whole number"):
+        MuQ.from_pretrained(tmp_path / "odd")
     MelRVQ(muq.config.mel_rvq, muq.variables["rvq"]).save_pretrained(tmp_path / "rvq")
     with pytest.raises(UserError, match=r"type 'mel_rvq'; expected muq\. Load it with muq_jax\.MelRVQ"):
         MuQ.from_pretrained(tmp_path / "rvq")
