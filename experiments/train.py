@@ -245,6 +245,8 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
         # A configuration file that could not be loaded says so only when something of it is read.
         getattr(_CONFIG.value, "seed", None)
         return rest
+    except SystemExit:  # --help and its kin, which absl ends as a failure
+        sys.exit(DONE)
     except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
         print(f"error: {_last_words(error)}", file=sys.stderr)
         sys.exit(WRONG_USAGE)

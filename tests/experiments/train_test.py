@@ -78,6 +78,14 @@ def test_wrong_usage_is_named(tmp_path, arguments, said):
     assert said in done.stderr and "Traceback" not in done.stderr
 
 
+def test_help_is_no_failure():
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.train", "--help"],
+        cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0 and "--workdir" in done.stdout
+
+
 @pytest.mark.parametrize(
     "changes, said",
     [
