@@ -9,6 +9,7 @@ the same bits. Exit status: 0 done, 1 failed, 2 wrong usage, 75 interrupted.
 
 import json
 import logging
+import math
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,14 +40,18 @@ GROUPS = {"model", "targets", "objective", "data", "optim", "train", "mesh", "se
 MAY_CHANGE = (
     *("mesh.data", "mesh.fsdp", "data.num_workers", "data.num_threads"),
     *("train.log_every", "train.eval_every", "train.checkpoint_every", "train.keep_checkpoints"),
-    "train.max_nonfinite",
+    *("train.max_nonfinite", "train.timeout_seconds"),
 )
 """Fields that do not change the result, up to rounding: a run may go on with others."""
+
+_HEARTBEAT_SECONDS = 100
+"""A host that has not been heard of for so long counts as dead, and the others end: JAX's own default."""
 
 _log = logging.getLogger("muq_jax.experiments.train")
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="FILE.py:VARIANT", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints and metrics go.")
+_PROFILE = flags.DEFINE_integer("profile", 0, "Record so many steps in WORKDIR/profile.", lower_bound=0)
 
 
 class Result(NamedTuple):
@@ -57,8 +62,13 @@ class Result(NamedTuple):
     params_sha256: str | None
 
 
-def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> Result:
+def run(config: ConfigDict, workdir: str | os.PathLike[str], *, profile_steps: int = 0) -> Result:
     """Trains what `config` says until it is done or interrupted; goes on where an earlier call ended.
+
+    Args:
+        config: of `experiments/configs`.
+        workdir: the work directory.
+        profile_steps: of `loop.run`.
 
     Raises:
         UserError: a mistake in the configuration, the data or the work directory.
@@ -97,7 +107,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> Result:
     if stored is None:
         _write_config(config, workdir)
     _log.info("%s: training in %s", config.objective.name, workdir)
-    state, status = loop.run(task, loop_config, mesh=mesh, workdir=workdir)
+    state, status = loop.run(task, loop_config, mesh=mesh, workdir=workdir, profile_steps=profile_steps)
     sha256 = None if status == "interrupted" else params_sha256(trainee.to_torch(state))
     return Result(status, int(state.step), sha256)
 
@@ -212,6 +222,25 @@ def is_multi_process(environment: Mapping[str, str]) -> bool:
     )
 
 
+def _join_hosts(timeout_seconds: float) -> None:
+    """Meets the other processes at the coordinator.
+
+    Raises:
+        UserError: it was not there in time, or not all of them were.
+    """
+    _log.info("waiting for the coordinator and the other hosts, at most %g s", timeout_seconds)
+    seconds = math.ceil(timeout_seconds)
+    try:
+        jax.distributed.initialize(
+            initialization_timeout=seconds, heartbeat_timeout_seconds=min(seconds, _HEARTBEAT_SECONDS)
+        )
+    except RuntimeError as error:
+        raise UserError(
+            f"the hosts did not all meet within {timeout_seconds:g} s (train.timeout_seconds): {error}. See "
+            "that every host was started, that each can reach the coordinator, and that its port is free."
+        ) from None
+
+
 def main(argv: Sequence[str]) -> int:
     if len(argv) > 1 or not _CONFIG.value or not _WORKDIR.value:
         what = f"unexpected argument {argv[1]!r}" if len(argv) > 1 else "--config and --workdir are needed"
@@ -224,8 +253,8 @@ def main(argv: Sequence[str]) -> int:
 
     def work() -> int:
         if is_multi_process(os.environ):
-            jax.distributed.initialize()
-        status, step, sha256 = run(config, workdir)
+            _join_hosts(config.train.timeout_seconds)
+        status, step, sha256 = run(config, workdir, profile_steps=_PROFILE.value)
         if status == "interrupted":
             return INTERRUPTED
         if jax.process_index() == 0:

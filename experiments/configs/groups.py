@@ -65,7 +65,11 @@ def data_group(source: str, *, batch_size: int, crop_seconds: float) -> ConfigDi
 
 
 def train_group(num_steps: int, *, log_every: int, eval_every: int, checkpoint_every: int) -> ConfigDict:
-    """How long and how often, in steps. deterministic: only operations that repeat bit by bit on a GPU."""
+    """How long and how often, in steps.
+
+    Fields beside those of `LoopConfig`:
+        deterministic: only operations that repeat bit by bit on a GPU.
+    """
     train = ConfigDict()
     train.num_steps = num_steps
     train.log_every = log_every
@@ -74,6 +78,8 @@ def train_group(num_steps: int, *, log_every: int, eval_every: int, checkpoint_e
     train.keep_checkpoints = 2
     train.max_nonfinite = 20
     train.deterministic = False
+    # Also how long a host waits for the coordinator at the start.
+    train.timeout_seconds = 900.0
     return train
 
 

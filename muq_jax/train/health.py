@@ -113,6 +113,22 @@ def _waiting_for_data(history: History) -> Facts | None:
     return {"share": 100 * statistics.mean(shares)} if min(shares) > 0.2 else None
 
 
+def _slow_host(history: History) -> Facts | None:
+    rows = history.train[-3:]
+    if len(rows) < 3 or not all(_has(row, "host_data_wait") for row in rows):
+        return None
+    waits = [
+        statistics.mean(shares) for shares in zip(*(row["host_data_wait"] for row in rows), strict=False)
+    ]
+    if len(waits) < 2:
+        return None
+    slowest = max(range(len(waits)), key=waits.__getitem__)
+    others = statistics.median(wait for host, wait in enumerate(waits) if host != slowest)
+    if waits[slowest] < 0.2 or waits[slowest] < 3 * others:
+        return None
+    return {"host": slowest, "share": 100 * waits[slowest], "others": 100 * others}
+
+
 def _loss_risen(history: History) -> Facts | None:
     losses = [row["loss"] for row in history.train if _has(row, "loss")]
     if len(losses) < 10:
@@ -182,6 +198,12 @@ CHECKS = (
         _waiting_for_data,
         "the data is slower than the device: {share:.0f} % of the time is spent waiting for it. Train "
         "from shards (`python -m muq_jax prepare`), raise data.num_threads or set data.num_workers.",
+    ),
+    Check(
+        "slow_host",
+        _slow_host,
+        "host {host} waits for its data {share:.0f} % of the time, the others {others:.0f} %: all of them go at "
+        "its pace. Look at its disk, its network and what else runs on it.",
     ),
     Check(
         "loss_risen",

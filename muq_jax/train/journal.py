@@ -16,7 +16,7 @@ from tqdm import tqdm
 from muq_jax.audio.decode import SAMPLE_RATE_HZ
 from muq_jax.errors import UserError
 from muq_jax.objectives.metric import Mean
-from muq_jax.train import health
+from muq_jax.train import health, hosts
 from muq_jax.train.metrics import MetricsWriter, Row, Window, append_row, keep_rows_until
 from muq_jax.train.optim import OptimConfig, learning_rate
 from muq_jax.train.step import StepOutput
@@ -161,6 +161,7 @@ class Journal:
             "model_flops_per_second": num_steps * self._flops_per_step / seconds,
             "data_wait": min(self._waited_seconds / seconds, 1.0),
             "train_seconds": self.counters.train_seconds,
+            **hosts.measure(seconds, self._waited_seconds, num_steps),
         }
         self._window_start, self._window_skipped, self._window_audio_seconds = self._step, 0, 0.0
         self.restart_clock()

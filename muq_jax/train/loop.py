@@ -21,8 +21,10 @@ from muq_jax.objectives.metric import Mean
 from muq_jax.objectives.objective import Objective
 from muq_jax.train.journal import Counters, Journal
 from muq_jax.train.optim import OptimConfig, make_optimizer
+from muq_jax.train.profile import Profile
 from muq_jax.train.state import TrainState, abstract_state, init_state
 from muq_jax.train.step import make_eval_step, make_train_step
+from muq_jax.train.watchdog import Watchdog
 
 _log = logging.getLogger(__name__)
 
@@ -42,6 +44,7 @@ class LoopConfig:
         max_nonfinite: so many skipped steps in a row end the run.
         accumulate: micro-batches that a batch is cut into.
         seed: of the parameters, masks, noise and dropout.
+        timeout_seconds: without progress for so long, a host says where all of them are and ends.
     """
 
     num_steps: int
@@ -52,11 +55,14 @@ class LoopConfig:
     max_nonfinite: int = 20
     accumulate: int = 1
     seed: int = 0
+    timeout_seconds: float = 900.0
 
     def __post_init__(self) -> None:
         for name in ("num_steps", "log_every", "checkpoint_every", "max_nonfinite", "accumulate"):
             if getattr(self, name) < 1:
                 raise UserError(f"train.{name}={getattr(self, name)}: expected 1 or more.")
+        if not self.timeout_seconds > 0:
+            raise UserError(f"train.timeout_seconds={self.timeout_seconds}: expected more than 0.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,11 +89,20 @@ class Task:
     meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def run(task: Task, config: LoopConfig, *, mesh: Mesh, workdir: Path) -> tuple[TrainState, Status]:
+def run(
+    task: Task, config: LoopConfig, *, mesh: Mesh, workdir: Path, profile_steps: int = 0
+) -> tuple[TrainState, Status]:
     """Trains until `num_steps`, from the newest whole checkpoint in `workdir` if there is one.
 
     A run that was ended at any moment and is started again ends with the bits that it would have had. SIGINT
     and SIGTERM end it with a checkpoint after the step at hand; on several hosts only SIGTERM does, on any.
+
+    Args:
+        task: what is trained.
+        config: how.
+        mesh: on which devices.
+        workdir: where checkpoints and metrics go.
+        profile_steps: so many steps are recorded in `workdir/profile`.
 
     Returns:
         The state, and "done", "interrupted", or "was done" where there was nothing left to do.
@@ -95,7 +110,11 @@ def run(task: Task, config: LoopConfig, *, mesh: Mesh, workdir: Path) -> tuple[T
     Raises:
         UserError: too many steps in a row were not finite, or a checkpoint does not fit on the disk.
     """
-    with jax.set_mesh(mesh), Checkpoints(workdir, keep=config.keep_checkpoints) as checkpoints:
+    with (
+        jax.set_mesh(mesh),
+        Watchdog(config.timeout_seconds) as watchdog,
+        Checkpoints(workdir, keep=config.keep_checkpoints) as checkpoints,
+    ):
         optimizer = make_optimizer(task.optim)
         abstract = abstract_state(task.objective, optimizer, mesh)
         start = checkpoints.newest or 0
@@ -136,11 +155,19 @@ def run(task: Task, config: LoopConfig, *, mesh: Mesh, workdir: Path) -> tuple[T
             meta = {**task.meta, "step": step, "counters": dataclasses.asdict(journal.counters)}
             checkpoints.save(step, state.to_items(), meta)
 
-        with closing(journal), closing(task.train_batches(start)) as batches, _stops(checkpoints) as stops:
+        with (
+            closing(journal),
+            closing(Profile(workdir, start, profile_steps)) as profile,
+            closing(task.train_batches(start)) as batches,
+            _stops(checkpoints) as stops,
+        ):
             late: tuple[Any, ...] | None = None
             for step in range(start + 1, config.num_steps + 1):
+                profile.before(step)
+                watchdog.doing("waiting for data", step)
                 with journal.waiting_for_data():
                     batch = next(batches)
+                watchdog.doing("training", step)
                 with jax.transfer_guard("disallow"):
                     state, output = train_step(state, parallel.put_batch(batch, mesh), base_key)
                     # Reading the metrics of the step before leaves the device busy with this one.
@@ -164,8 +191,10 @@ def run(task: Task, config: LoopConfig, *, mesh: Mesh, workdir: Path) -> tuple[T
                     journal.end_window()
                 with journal.not_training():
                     if evaluate_now:
+                        watchdog.doing("evaluating", step)
                         journal.record_valid(step, evaluate_now(state))
                     if saves:
+                        watchdog.doing("saving", step)
                         save(step)
                 if stop and step < config.num_steps:
                     return state, "interrupted"

@@ -5,7 +5,7 @@ import math
 import operator
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,9 @@ METRICS_FILE = "metrics.jsonl"
 
 CODE_COUNTS = "code_counts"
 """A metric of this name is a table of counts [Q, V]; it is reported as its codebooks' health."""
+
+HOSTS = "host_"
+"""A metric whose name begins so is a list with a number for every host."""
 
 Row = dict[str, Any]
 
@@ -147,7 +150,7 @@ class MetricsWriter:
         for name, value in row.items():
             values = {name: value}
             if isinstance(value, list):
-                values = {f"{name}/book_{book}": v for book, v in enumerate(value, start=1)}
+                values = {f"{name}/{label}": v for label, v in zip(_labels(name, value), value, strict=True)}
             for tag, number in values.items():
                 if name not in ("split", "step") and isinstance(number, int | float):
                     scalars[f"{row['split']}/{tag}"] = number
@@ -156,3 +159,10 @@ class MetricsWriter:
     def close(self) -> None:
         if self._writes:
             self._events.close()
+
+
+def _labels(name: str, values: Sequence[Any]) -> list[str]:
+    """What the entries of a list are of: hosts are numbered from 0, as JAX does, codebooks from 1."""
+    if name.startswith(HOSTS):
+        return [f"host_{number}" for number in range(len(values))]
+    return [f"book_{number}" for number in range(1, len(values) + 1)]

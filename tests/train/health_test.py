@@ -59,6 +59,11 @@ def test_a_healthy_run_is_left_in_peace():
             "50 % of the time",
         ),
         (
+            "slow_host",
+            [train_row(step, host_data_wait=[0.02, 0.4, 0.04]) for step in (100, 200, 300)],
+            "host 1 waits for its data 40 % of the time, the others 3 %",
+        ),
+        (
             "loss_risen",
             [*HEALTHY, *(train_row(11_000 + i, loss=9.0) for i in range(3))],
             "risen to 9.000 from 4.000",

@@ -2,7 +2,9 @@ import dataclasses
 import functools
 import json
 import os
+import queue
 import signal
+import threading
 from types import SimpleNamespace
 from unittest.mock import Mock
 
@@ -13,7 +15,7 @@ import pytest
 from muq_jax import parallel
 from muq_jax.checkpoint import newest_step
 from muq_jax.errors import UserError
-from muq_jax.train import loop
+from muq_jax.train import loop, watchdog
 from muq_jax.train.metrics import read_rows
 from muq_jax.train.optim import OptimConfig
 
@@ -33,12 +35,24 @@ def start(regression, batches_from):
     """Returns a function that runs the stand-in task in a work directory."""
 
     def run(
-        workdir, config=CONFIG, *, optim=OPTIM, crash_at=None, signal_at=None, broken_steps=(), mesh=(1, 1)
+        workdir,
+        config=CONFIG,
+        *,
+        optim=OPTIM,
+        crash_at=None,
+        signal_at=None,
+        broken_steps=(),
+        mesh=(1, 1),
+        halt=None,
+        profile_steps=0,
     ):
         class Train(batches_from):
             def __next__(self):
                 batch = super().__next__()
                 if self.step == crash_at:
+                    raise Crash
+                if halt and self.step == halt[0]:
+                    halt[1].wait(timeout=60)
                     raise Crash
                 if self.step == signal_at:
                     os.kill(os.getpid(), signal.SIGTERM)
@@ -59,7 +73,13 @@ def start(regression, batches_from):
             meta={"model": "regression"},
         )
         devices = jax.devices()[: mesh[0] * mesh[1]]
-        return loop.run(task, config, mesh=parallel.make_mesh(*mesh, devices=devices), workdir=workdir)
+        return loop.run(
+            task,
+            config,
+            mesh=parallel.make_mesh(*mesh, devices=devices),
+            workdir=workdir,
+            profile_steps=profile_steps,
+        )
 
     return run
 
@@ -86,6 +106,7 @@ def steady(rows):
         "data_wait",
         "train_seconds",
     }
+    timed |= {key for row in rows for key in row if key.startswith("host_")}
     return [{k: v for k, v in row.items() if k not in timed} for row in rows if row.get("split") != "health"]
 
 
@@ -102,6 +123,32 @@ def test_rows_cover_every_step_once(whole):
     assert trained[-1]["learning_rate"] == pytest.approx(0.05 * 3 / 25)
     assert trained[-1]["loss"] < trained[0]["loss"]
     assert newest_step(workdir) == 30
+
+
+def test_every_row_says_how_each_host_fares(whole):
+    trained = [row for row in read_rows(whole[1] / "metrics.jsonl") if row["split"] == "train"]
+    assert all(len(row[name]) == 1 for row in trained for name in ("host_step_seconds", "host_data_wait"))
+
+
+def test_a_run_whose_data_never_comes_ends_and_says_so(start, tmp_path, monkeypatch):
+    said = queue.Queue()
+
+    def end(text):
+        said.put(text)
+        release.set()
+
+    release = threading.Event()
+    monkeypatch.setattr(watchdog, "_end_process", end)
+    config = dataclasses.replace(CONFIG, timeout_seconds=2.0)
+    with pytest.raises(Crash):
+        start(tmp_path, config, halt=(9, release))
+    assert "waiting for data, step 9" in said.get_nowait()
+
+
+def test_a_profile_is_taken_of_so_many_steps(start, whole, tmp_path):
+    state, _ = start(tmp_path, broken_steps=BROKEN, profile_steps=2)
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+    assert_equal_trees(state, whole[0])
 
 
 def test_audio_hours_count_real_samples(whole, batch_of):
