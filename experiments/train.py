@@ -12,6 +12,7 @@ import logging
 import math
 import os
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +34,7 @@ from muq_jax.errors import UserError
 from muq_jax.inference.mel_rvq import MelRVQ
 from muq_jax.report.training import REPORT, report_training
 from muq_jax.train import loop
+from muq_jax.train.watchdog import end_process
 
 GROUPS = {"model", "targets", "objective", "data", "optim", "train", "mesh", "seed"}
 """What the configuration of a run is made of."""
@@ -43,9 +45,6 @@ MAY_CHANGE = (
     *("train.max_nonfinite", "train.timeout_seconds"),
 )
 """Fields that do not change the result, up to rounding: a run may go on with others."""
-
-_HEARTBEAT_SECONDS = 100
-"""A host that has not been heard of for so long counts as dead, and the others end: JAX's own default."""
 
 _log = logging.getLogger("muq_jax.experiments.train")
 
@@ -223,22 +222,18 @@ def is_multi_process(environment: Mapping[str, str]) -> bool:
 
 
 def _join_hosts(timeout_seconds: float) -> None:
-    """Meets the other processes at the coordinator.
-
-    Raises:
-        UserError: it was not there in time, or not all of them were.
-    """
+    """Meets the other processes at the coordinator; ends this one if they do not all come in time."""
     _log.info("waiting for the coordinator and the other hosts, at most %g s", timeout_seconds)
-    seconds = math.ceil(timeout_seconds)
-    try:
-        jax.distributed.initialize(
-            initialization_timeout=seconds, heartbeat_timeout_seconds=min(seconds, _HEARTBEAT_SECONDS)
-        )
-    except RuntimeError as error:
-        raise UserError(
-            f"the hosts did not all meet within {timeout_seconds:g} s (train.timeout_seconds): {error}. See "
-            "that every host was started, that each can reach the coordinator, and that its port is free."
-        ) from None
+    said = (
+        f"the hosts have not all met within {timeout_seconds:g} s (train.timeout_seconds). See that every "
+        "host was started, that each one reaches the coordinator, and that its port is free. Ending this process."
+    )
+    alarm = threading.Timer(timeout_seconds, end_process, [said])
+    alarm.daemon = True
+    alarm.start()
+    # JAX's own end of this wait is a crash without a reason: it has to come later.
+    jax.distributed.initialize(initialization_timeout=math.ceil(timeout_seconds) + 60)
+    alarm.cancel()
 
 
 def main(argv: Sequence[str]) -> int:

@@ -202,8 +202,8 @@ CHECKS = (
     Check(
         "slow_host",
         _slow_host,
-        "host {host} waits for its data {share:.0f} % of the time, the others {others:.0f} %: all of them go at "
-        "its pace. Look at its disk, its network and what else runs on it.",
+        "host {host} waits for its data {share:.0f} % of the time, the others {others:.0f} %: all of them go "
+        "at its pace. Look at its disk, its network and what else runs on it.",
     ),
     Check(
         "loss_risen",

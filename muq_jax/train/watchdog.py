@@ -69,7 +69,7 @@ class Watchdog:
                 starts the job again.
             clock: in seconds.
         """
-        self._timeout, self._end, self._clock = timeout_seconds, end or _end_process, clock
+        self._timeout, self._end, self._clock = timeout_seconds, end or end_process, clock
         self._board = board or (CoordinatorBoard() if jax.process_count() > 1 else None)
         self._host = jax.process_index()
         self._now = ("starting", 0, clock())  # replaced as one, so that the thread never sees half of it
@@ -82,7 +82,7 @@ class Watchdog:
         self._now = (what, step, self._clock())
 
     def look(self) -> None:
-        """Tells the others what this host is doing; warns, or ends the process, where it has been too long."""
+        """Tells the others what this host is doing; warns or ends the process where it has been too long."""
         what, step, since = now = self._now
         seconds = self._clock() - since
         if self._board is not None:
@@ -124,7 +124,8 @@ class Watchdog:
         return f"; {'; '.join(elsewhere[:_SHOWN])}{'; ...' if len(elsewhere) > _SHOWN else ''}"
 
 
-def _end_process(said: str) -> None:
+def end_process(said: str) -> None:
+    """Logs an error and ends the process at once, with a status on which a scheduler starts it again."""
     _log.error(said)
     logging.shutdown()
     os._exit(os.EX_TEMPFAIL)

@@ -1,6 +1,7 @@
 """Two hosts, played by two processes on this machine, share one copy of the parameters."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -20,14 +21,19 @@ REPOSITORY = Path(__file__).parents[2]
 STEPS = 100
 
 
-def start(workdir):
-    """Starts the command as `srun --ntasks=2` does; it fits a Mel-RVQ and trains a MuQ with its codes."""
+def free_port():
     with socket.create_server(("localhost", 0)) as server:
-        port = server.getsockname()[1]
+        return server.getsockname()[1]
+
+
+def start(workdir, *overrides):
+    """Starts the command as `srun --ntasks=2` does; it fits a Mel-RVQ and trains a MuQ with its codes."""
+    port = free_port()
     command = [
         *(sys.executable, "-m", "experiments.train", f"--workdir={workdir}"),
         *("--config=experiments/configs/muq.py:smoke", f"--config.train.num_steps={STEPS}"),
         *("--config.train.log_every=1", "--config.train.eval_every=50", "--config.mesh.fsdp=2"),
+        *(f"--config.{override}" for override in overrides),
     ]
     step = {"SLURM_JOB_ID": "1", "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
     processes = []
@@ -68,3 +74,66 @@ def test_one_host_s_sigterm_saves_and_the_run_goes_on_to_a_whole_model(tmp_path,
     muq = MuQ.from_pretrained(tmp_path)
     digest = params_sha256(muq_names.to_torch_names(muq.variables, muq.config))
     assert f"params sha256 {digest}" in outputs[0]
+
+
+# Two hosts that fit two parameters: a MuQ takes longer to compile than a test should wait for one that halts.
+TRAIN = """
+import functools, logging, sys
+from pathlib import Path
+import jax
+from muq_jax import parallel
+from muq_jax.train import loop
+from muq_jax.train.optim import OptimConfig
+from tests.train.conftest import Batches, Regression
+
+logging.basicConfig()
+host, port, workdir = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
+jax.distributed.initialize(f"localhost:{port}", 2, host)
+
+class HostBatches(Batches):
+    def __next__(self):
+        rows = slice(8 * host, 8 * host + 8)
+        return {name: value[rows] for name, value in super().__next__().items()}
+
+optim = OptimConfig(peak_lr=0.05, warmup_steps=5, total_steps=10**6)
+config = loop.LoopConfig(num_steps=10**6, log_every=1, checkpoint_every=10**6, timeout_seconds=30)
+task = loop.Task(Regression(), optim, HostBatches)
+loop.run(task, config, mesh=parallel.make_mesh(), workdir=workdir)
+"""
+
+
+@pytest.mark.slow
+def test_a_host_that_stands_still_is_named_and_the_other_ends(tmp_path, wait_for):
+    port = str(free_port())
+    first, second = (
+        subprocess.Popen(
+            [sys.executable, "-c", TRAIN, host, port, str(tmp_path)],
+            cwd=REPOSITORY,
+            env={**os.environ, "XLA_FLAGS": ""},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for host in "01"
+    )
+    wait_for(first, lambda: len(read_rows(tmp_path / "metrics.jsonl")) > 3)
+    row = read_rows(tmp_path / "metrics.jsonl")[0]
+    assert len(row["host_data_wait"]) == len(row["host_memory_gb"]) == 2
+    second.send_signal(signal.SIGSTOP)
+    _, error = first.communicate(timeout=600)
+    second.kill()
+    second.communicate(timeout=60)
+    assert first.returncode == INTERRUPTED, error
+    assert re.search(r"host 0: no progress for \d+ s, training, step \d+; .*Ending this process", error), (
+        error
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("missing", [0, 1])
+def test_a_host_that_never_comes_is_not_waited_for_for_ever(tmp_path, missing):
+    processes = start(tmp_path, "train.timeout_seconds=5")
+    processes[missing].kill()
+    processes[missing].communicate(timeout=60)
+    _, error = processes[1 - missing].communicate(timeout=600)
+    assert processes[1 - missing].returncode == INTERRUPTED
+    assert "the hosts have not all met within 5 s" in error and "Fatal" not in error

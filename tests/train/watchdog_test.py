@@ -102,5 +102,5 @@ def test_the_exit_status_is_one_to_start_again_on(monkeypatch, caplog):
     statuses = []
     monkeypatch.setattr(os, "_exit", statuses.append)
     monkeypatch.setattr(logging, "shutdown", lambda: None)
-    watchdog._end_process("host 0: no progress")
+    watchdog.end_process("host 0: no progress")
     assert statuses == [75] and "no progress" in caplog.text
