@@ -225,8 +225,9 @@ def _join_hosts(timeout_seconds: float) -> None:
     """Meets the other processes at the coordinator; ends this one if they do not all come in time."""
     _log.info("waiting for the coordinator and the other hosts, at most %g s", timeout_seconds)
     said = (
-        f"the hosts have not all met within {timeout_seconds:g} s (train.timeout_seconds). See that every "
-        "host was started, that each one reaches the coordinator, and that its port is free. Ending this process."
+        f"the hosts have not all met within {timeout_seconds:g} s (train.timeout_seconds). See that "
+        "every host was started, that each one reaches the coordinator, and that its port is free. Ending "
+        "this process."
     )
     alarm = threading.Timer(timeout_seconds, end_process, [said])
     alarm.daemon = True
