@@ -1,7 +1,8 @@
 r"""Trains what a configuration says, in a work directory.
 
     python -m experiments.train --config=experiments/configs/muq.py:tiny --workdir=runs/muq \
-        [--config.data.source=FOLDER|MANIFEST|SHARDS|toy_music|tfds:NAME] [--config.optim.peak_lr=3e-4]
+        [--config.data.source=FOLDER|MANIFEST|SHARDS|toy_music|tfds:NAME] [--config.optim.peak_lr=3e-4] \
+        [--profile=STEPS]
 
 Ctrl-C or SIGTERM saves and stops; the same command goes on, also after a crash or a `kill -9`, and ends with
 the same bits. Exit status: 0 done, 1 failed, 2 wrong usage, 75 interrupted.
@@ -50,6 +51,9 @@ _log = logging.getLogger("muq_jax.experiments.train")
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="FILE.py:VARIANT", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints and metrics go.")
+_MULTI_HOST = flags.DEFINE_bool(
+    "multi_host", False, "Join the other hosts also where no launcher's variable tells of them: on TPU VMs."
+)
 _PROFILE = flags.DEFINE_integer("profile", 0, "Record so many steps in WORKDIR/profile.", lower_bound=0)
 
 
@@ -248,7 +252,7 @@ def main(argv: Sequence[str]) -> int:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true"
 
     def work() -> int:
-        if is_multi_process(os.environ):
+        if _MULTI_HOST.value or is_multi_process(os.environ):
             _join_hosts(config.train.timeout_seconds)
         status, step, sha256 = run(config, workdir, profile_steps=_PROFILE.value)
         if status == "interrupted":
