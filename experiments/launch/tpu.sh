@@ -48,10 +48,11 @@ install() {
   : "${SHARE:?the hosts need one folder in common, for checkpoints: an NFS share, such as 10.0.0.2:/share}"
   run git archive --output=/tmp/muq_jax.tar.gz HEAD
   copy --worker=all /tmp/muq_jax.tar.gz "$NAME:"
-  on all "sudo apt-get install -y nfs-common python3-venv && sudo mkdir -p /mnt/share &&
+  on all "sudo apt-get install -y nfs-common && sudo mkdir -p /mnt/share &&
     { mountpoint -q /mnt/share || sudo mount $SHARE /mnt/share; } &&
     rm -rf muq_jax && mkdir muq_jax && tar -xzf muq_jax.tar.gz -C muq_jax && cd muq_jax &&
-    python3 -m venv .venv && .venv/bin/pip install -r requirements.txt && .venv/bin/pip install -e '.[tpu]'"
+    python3 -m pip install uv && PATH=~/.local/bin:\$PATH && uv venv --python 3.12 .venv &&
+    uv pip install -r requirements.txt -e '.[tpu]'" # the images' own Python is 3.10
 }
 
 start() {
