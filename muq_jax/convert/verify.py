@@ -147,7 +147,7 @@ def _mulan_differences(
         wave = jnp.asarray(arrays[f"wave_{name}"][None])
         vectors, seen = audio.apply(tower, wave, mutable="intermediates")
         yield from _of_layers(
-            f"{name}, transformer layer", _above(seen["intermediates"]), arrays[f"above_{name}"]
+            f"{name}, transformer layer", _above(seen.get("intermediates", {})), arrays[f"above_{name}"]
         )
         vector = np.asarray(vectors)[0]
         yield Difference(f"{name}, audio", _size(vector - arrays[f"audio_{name}"]), LATENT_BOUND)

@@ -69,13 +69,15 @@ def test_a_muq_there_and_back(saved, tmp_path, monkeypatch, label_rate):
     np.testing.assert_array_equal(a, b)
 
 
-def test_a_mulan_there_and_back(saved, tmp_path, monkeypatch):
-    config = upstream_mulan_config(audio_layers=2) | {"muq_jax": mulan_to_json(small_config(2))["muq_jax"]}
+@pytest.mark.parametrize("layers", [0, 2])  # the released audio tower has none above its MuQ
+def test_a_mulan_there_and_back(saved, tmp_path, monkeypatch, layers):
+    described = mulan_to_json(small_config(layers))
+    config = upstream_mulan_config(audio_layers=layers) | {"muq_jax": described["muq_jax"]}
     original = build_mulan(config, upstream_config(), roberta_config())
     source = saved(original, config)
     record(monkeypatch, source, tmp_path / "recorded.npz", "--seconds", 2.5)
     report = port(source, tmp_path / "model", activations=tmp_path / "recorded.npz")
-    assert len(report["original"]) == 3 + 2 + 1 + 2 * (4 + 2 + 2), (
+    assert len(report["original"]) == 3 + layers + 1 + 2 * (4 + 2 + 2), (
         "layers of the encoder and above it, and vectors: one of the clip, two of each text"
     )
     MuQMuLan.from_pretrained(tmp_path / "model").save_pretrained(tmp_path / "back")
