@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -41,6 +42,11 @@ class MelMoments(NamedTuple):
             self.mean + shift * other.num_values / total,
             self.squares + other.squares + shift**2 * self.num_values * other.num_values / total,
         )
+
+    @classmethod
+    def of_summary(cls, summary: Mapping[str, float]) -> "MelMoments":
+        """Returns those of which `summary` was written."""
+        return cls(int(summary["count"]), summary["mean"], summary["std"] ** 2 * summary["count"])
 
     def summary(self) -> dict[str, float]:
         """Returns {"mean", "std", "count"}, in dB and mel values."""
