@@ -29,6 +29,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="only every N-th clip, from the I-th on (0/N to N-1/N); the last of N such runs joins them",
     )
     parser.add_argument(
+        "--beam",
+        type=int,
+        metavar="N",
+        help="N parts on the workers of Apache Beam (extra `beam`), which see source and OUT as named here",
+    )
+    parser.add_argument(
+        "--beam_options",
+        default="",
+        metavar="OPTIONS",
+        help='Beam\'s own, as in --beam_options="--runner=FlinkRunner --parallelism=8"',
+    )
+    parser.add_argument(
         "--check",
         metavar="OUT",
         help="instead: read OUT back, and name what is damaged (exit status 1) or say that it is whole",
@@ -70,6 +82,8 @@ def run(args: argparse.Namespace) -> int:
         return _check(args)
     if not args.out:
         args.wrong_usage("FOLDER_OR_MANIFEST and OUT are required")
+    if (args.beam and args.shard) or (args.beam_options and not args.beam):
+        args.wrong_usage("--beam N makes all parts, --shard I/N one; --beam_options goes with --beam")
     return _prepare(args)
 
 
@@ -86,16 +100,28 @@ def _check(args: argparse.Namespace) -> int:
 
 def _prepare(args: argparse.Namespace) -> int:
     from muq_jax.data.prepare import Settings, prepare
+    from muq_jax.data.prepare_beam import prepare_on_beam
     from muq_jax.data.slices import Slice
 
-    report = prepare(
-        args.source,
-        args.out,
-        settings=Settings(args.channel, args.piece_seconds, args.codec, args.min_seconds),
-        max_rejects=args.max_rejects,
-        num_processes=args.processes,
-        part=Slice(*args.shard) if args.shard else None,
-    )
+    settings = Settings(args.channel, args.piece_seconds, args.codec, args.min_seconds)
+    if args.beam:
+        report = prepare_on_beam(
+            args.source,
+            args.out,
+            num_parts=args.beam,
+            beam_options=args.beam_options,
+            settings=settings,
+            max_rejects=args.max_rejects,
+        )
+    else:
+        report = prepare(
+            args.source,
+            args.out,
+            settings=settings,
+            max_rejects=args.max_rejects,
+            num_processes=args.processes,
+            part=Slice(*args.shard) if args.shard else None,
+        )
     what = f"{report.num_clips} clips, {report.num_pieces} pieces, {report.hours:.2f} h"
     print(f"already prepared: {report.out} ({what})" if report.already else f"prepared {report.out}: {what}")
     if report.missing:

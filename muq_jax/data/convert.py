@@ -58,6 +58,8 @@ def convert(clip: Clip, settings: Settings) -> Converted | str:
                 return _convert_file(clip, path, settings)
             except UserError as error:
                 return str(error).removeprefix(f"{path}: ")
+    except FileNotFoundError:  # of a store; a local file's is told by the decoder
+        return "no such file"
     except OSError as error:
         return f"cannot be read ({error.strerror})"
     except MemoryError:

@@ -1,7 +1,7 @@
 """Paths on this machine and in object stores (gs://bucket/folder), through the same few functions.
 
 A local path is pathlib's. Another is one of `etils.epath`, which has the same methods and reaches gs:// by
-gcsfs (`pip install "etils[epath-gcs]"`), s3:// by s3fs. A store has no folder to rename and no file to append
+gcsfs (the extra `gcs`), s3:// by s3fs. A store has no folder to rename and no file to append
 to; what it does have is that a file is there whole or not at all.
 """
 
@@ -47,8 +47,8 @@ def check_reachable(path: Path) -> None:
         path.exists()
     except Exception as error:  # no package, no credentials, no bucket: each store has its own kinds
         raise UserError(
-            f"{path}: this store cannot be reached ({type(error).__name__}: {error}); gs:// needs "
-            '`pip install "etils[epath-gcs]"` and the credentials that gcloud uses'
+            f"{path}: this store cannot be reached ({type(error).__name__}: {error}); gs:// needs the "
+            'extra `gcs` (`pip install "muq-jax[gcs]"`) and the credentials that gcloud uses'
         ) from error
 
 
@@ -139,9 +139,13 @@ def _copy(path: Path, to: Path) -> None:
     try:
         with path.open("rb") as source, to.open("wb") as sink:
             shutil.copyfileobj(source, sink, 1 << 20)
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # each store has its own kinds
+    except BaseException as error:
+        # What a store's file holds when it is closed is there, also where an error or Ctrl-C closed it.
+        with contextlib.suppress(Exception):
+            to.unlink(missing_ok=True)
+        if isinstance(error, FileNotFoundError) or not isinstance(error, Exception):
+            raise
+        # Each store has its own kinds.
         raise UnreachableError(
             f"{path}: cannot be copied to {to} ({type(error).__name__}: {error})"
         ) from error

@@ -63,6 +63,7 @@ def prepare(
     max_rejects: float = 0.5,
     num_processes: int = 1,
     part: Slice | None = None,
+    join: bool = True,
 ) -> Report:
     """Prepares a folder of audio, or the files of a manifest, for training.
 
@@ -77,6 +78,7 @@ def prepare(
             them, also where there are parts.
         num_processes: how many decode. More than one needs the `if __name__ == "__main__"` guard in a script.
         part: only this part of the clips; the run that finds all of them finished joins them.
+        join: False leaves joining to another call.
 
     Raises:
         UserError: no audio there; `out` holds something else or cannot be renamed to; too many rejects; the
@@ -110,7 +112,8 @@ def prepare(
         if not already:
             clips = list_clips(source)
             make_slice(clips, out, part, made_from=made_from, settings=settings, num_processes=num_processes)
-        if missing := missing_slices(out, part.of):
+        missing = missing_slices(out, part.of)
+        if missing or not join:
             return dataclasses.replace(_report(folder, made_from, already=already), missing=tuple(missing))
         join_slices(out, part.of, made_from=made_from, accept=accept)
         return _report(out, made_from)

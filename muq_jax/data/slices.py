@@ -16,7 +16,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from muq_jax.data.contents import MANIFEST, Contents, is_whole, merge, read_lists, write_lists
+from muq_jax.data.contents import (
+    MANIFEST,
+    REJECTS,
+    STATS,
+    SUMS,
+    Contents,
+    is_whole,
+    merge,
+    read_lists,
+    write_lists,
+)
 from muq_jax.data.convert import Settings
 from muq_jax.data.corpus import make_corpus
 from muq_jax.data.manifest import Clip
@@ -116,7 +126,8 @@ def join_slices(out: Path, of: int, *, made_from: dict[str, Any], accept: Callab
 
 
 def _check_others(out: Path, part: Slice) -> None:
-    ours = re.compile(rf"{SLICE_PREFIX}\d+-of-{part.of:05d}(\.partial)?|joining-.*")
+    # The lists are those of a join that was stopped.
+    ours = re.compile(rf"{SLICE_PREFIX}\d+-of-{part.of:05d}(\.partial)?|joining-.*|{SUMS}|{STATS}|{REJECTS}")
     others = [path.name for path in out.iterdir() if not ours.fullmatch(path.name)] if out.exists() else []
     if others:
         raise UserError(
