@@ -5,7 +5,8 @@
 
 Run i makes OUT/slice-0000i-of-00016, a corpus of its own of the clips i, i + 16, i + 32 ... The run that
 finds all of them there writes OUT's own lists, `manifest.jsonl` last. These are made of the slices' lists in
-their order, so they are the same whichever run was the last, and whoever joins at the same moment.
+their order, so they are the same whichever run was the last, and whoever joins at the same moment. Where
+files show late (NFS), two that end together may each miss the other: any run, repeated, joins.
 """
 
 import dataclasses

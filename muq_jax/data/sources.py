@@ -15,7 +15,7 @@ from muq_jax.audio.decode import audio_info, load_audio
 from muq_jax.data.manifest import Clip, read_manifest, scan_folder, select_split
 from muq_jax.data.mixture import Mixture, parse_mixture
 from muq_jax.data.paths import as_path, check_reachable, is_remote
-from muq_jax.data.shards import SHARD_SUFFIX, decode_record, is_shards
+from muq_jax.data.shards import SHARD_SUFFIX, SLICE_PREFIX, decode_record, is_shards
 from muq_jax.errors import UserError
 
 # One and a half hours of decoded audio: a small corpus is decoded once instead of once an epoch.
@@ -89,6 +89,8 @@ def make_source(spec: Any, *, split: str | None = None, keep_channels: bool = Fa
     if path.is_dir() and is_shards(path):
         _check_channels(keep_channels, f"{path}: shards hold")
         return ShardSource(path, split=split)
+    if path.is_dir() and any(path.glob(f"{SLICE_PREFIX}*")):
+        raise UserError(f"{path}: parts of a corpus, not joined; run `prepare` for those that are missing")
     if is_remote(path):
         raise UserError(
             f"source {name!r}: of an object store, only a folder written by `prepare` is read; make one of it"

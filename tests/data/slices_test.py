@@ -50,6 +50,8 @@ def ids(source):
 def test_all_parts_are_one_corpus(tmp_path, music):
     assert run(music, tmp_path / "out", 0).missing == (Slice(1, 3), Slice(2, 3))
     assert not (tmp_path / "out/manifest.jsonl").exists()
+    with pytest.raises(UserError, match="parts of a corpus, not joined; run `prepare` for those"):
+        make_source(tmp_path / "out")
     assert run(music, tmp_path / "out", 2).missing == (Slice(1, 3),)
     joined = run(music, tmp_path / "out", 1)
     assert (joined.missing, joined.num_clips, joined.num_pieces) == ((), 6, 7)
