@@ -126,7 +126,8 @@ def _prepare(args: argparse.Namespace) -> int:
     print(f"already prepared: {report.out} ({what})" if report.already else f"prepared {report.out}: {what}")
     if report.missing:
         few = ", ".join(f"--shard {part}" for part in report.missing[:3])
-        print(f"{len(report.missing)} parts are still to come, such as {few}; the last one joins them")
+        more = f" and {len(report.missing) - 3} more" if len(report.missing) > 3 else ""
+        print(f"still to come: {few}{more}; the last one joins them")
     if report.already or not report.rejects:
         return DONE
     rejects = [f"{reject.path}: {reject.reason}" for reject in report.rejects]

@@ -4,6 +4,7 @@ Everything is written into a folder of its own beside OUT (`work_folder`) and pu
 is stopped, by whatever, leaves its finished shards there (see progress.py), and the same call goes on.
 """
 
+import concurrent.futures
 import hashlib
 import shutil
 from collections.abc import Callable, Sequence
@@ -71,8 +72,9 @@ def make_corpus(
 def _clips_sha256(clips: Sequence[Clip]) -> str:
     """Returns a digest of what is known of the clips, and of their files' sizes and times."""
     digest = hashlib.sha256()
-    for clip in clips:
-        digest.update(ascii((clip, size_and_time(clip.path))).encode())
+    with concurrent.futures.ThreadPoolExecutor(32) as pool:  # a store takes its time to answer
+        for clip, known in zip(clips, pool.map(size_and_time, (clip.path for clip in clips)), strict=True):
+            digest.update(ascii((clip, known)).encode())
     return digest.hexdigest()
 
 

@@ -26,7 +26,7 @@ from typing import Any
 from muq_jax.audio.decode import audio_info
 from muq_jax.audio.files import audio_files
 from muq_jax.data.paths import as_path, is_remote, join, remote_audio_files
-from muq_jax.errors import UserError
+from muq_jax.errors import UserError, mistakes_in
 
 _log = logging.getLogger(__name__)
 _PATH_FIELDS = ("path", "file", "audio_path", "audio_filepath")
@@ -175,9 +175,11 @@ def _parse_row(line: str, where: str, folder: Path) -> Clip:
     split = row.pop("split", None)
     if not isinstance(split, str | None):
         raise UserError(f"{where}: `split` is {split!r}; expected a text such as train")
+    with mistakes_in(where):
+        audio = join(folder, path)
     return Clip(
         id="" if id is None else str(id),
-        path=join(folder, path),
+        path=audio,
         sample_rate_hz=_count("sample_rate_hz", _one_of(row, _RATE_FIELDS, where), 1, where),
         num_samples=_count("num_samples", row.pop("num_samples", None), 0, where),
         split=split,

@@ -1,8 +1,8 @@
 """Paths on this machine and in object stores (gs://bucket/folder), through the same few functions.
 
 A local path is pathlib's. Another is one of `etils.epath`, which has the same methods and reaches gs:// by
-gcsfs (the extra `gcs`), s3:// by s3fs. A store has no folder to rename and no file to append
-to; what it does have is that a file is there whole or not at all.
+gcsfs (the extra `gcs`), s3:// by s3fs. A store has no folder to rename and no file to append to; what it does
+have is that a file is there whole or not at all.
 """
 
 import contextlib
@@ -11,12 +11,14 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from etils import epath
 
 from muq_jax.audio.decode import AUDIO_EXTENSIONS
 from muq_jax.errors import UserError
+
+_STORES = ("gs://", "s3://")
 
 
 class UnreachableError(Exception):
@@ -29,9 +31,18 @@ def is_remote(path: str | os.PathLike[str]) -> bool:
 
 
 def as_path(name: str | os.PathLike[str]) -> Path:
-    """Returns the path of a name, local or remote, without looking whether it is there."""
+    """Returns the path of a name, local or remote, without looking whether it is there.
+
+    Raises:
+        UserError: not a store that is known.
+    """
+    if not is_remote(name):
+        return Path(name)
+    if not os.fspath(name).startswith(_STORES):
+        known = " or ".join(_STORES)
+        raise UserError(f"{name}: not a store that is known; expected {known}, or a local path")
     # epath's paths are not pathlib's by type; they have the methods that are used here.
-    return cast(Path, epath.Path(name)) if is_remote(name) else Path(name)
+    return cast(Path, epath.Path(name))
 
 
 def join(folder: Path, name: str) -> Path:
@@ -53,12 +64,20 @@ def check_reachable(path: Path) -> None:
 
 
 def size_and_time(path: Path) -> tuple[int, int] | None:
-    """Returns a file's size in bytes and the time it was written; None if there is none."""
-    if not path.exists() or path.is_dir():
+    """Returns a file's size in bytes and the time it was written; None if there is none.
+
+    Raises:
+        UnreachableError: its store does not answer.
+    """
+    if not is_remote(path):
+        return (path.stat().st_size, path.stat().st_mtime_ns) if path.is_file() else None
+    try:
+        stat: Any = path.stat()
+    except FileNotFoundError:
         return None
-    stat = path.stat()
-    # epath's has other names, and whole seconds.
-    return (stat.length, stat.mtime) if is_remote(path) else (stat.st_size, stat.st_mtime_ns)  # type: ignore[attr-defined]
+    except Exception as error:  # each store has its own kinds
+        raise UnreachableError(f"{path}: nothing is known of it ({type(error).__name__}: {error})") from error
+    return stat.length, stat.mtime
 
 
 @contextlib.contextmanager

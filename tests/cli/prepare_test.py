@@ -34,10 +34,7 @@ def test_parts_and_the_check_of_all(tmp_path, music, capsys):
     command = ["prepare", str(music), str(tmp_path / "out"), "--processes", "1", "--shard"]
     assert main([*command, "1/2"]) == DONE
     printed = capsys.readouterr().out
-    assert (
-        "slice-00001-of-00002: 1 clips" in printed
-        and "1 parts are still to come, such as --shard 0/2" in printed
-    )
+    assert "slice-00001-of-00002: 1 clips" in printed and "still to come: --shard 0/2; the last" in printed
     assert main(["prepare", "--check", str(tmp_path / "out")]) == FAILED
     assert "not finished" in capsys.readouterr().out
     assert main([*command, "0/2"]) == DONE

@@ -270,3 +270,24 @@ def test_a_store_that_cannot_be_reached(tmp_path, store, monkeypatch):
         prepare("gs://bucket/music", tmp_path / "out")
     with pytest.raises(UserError, match="this store cannot be reached"):
         make_source("gs://bucket/out")
+    with pytest.raises(UserError, match="https://bucket/music: not a store that is known; expected gs:// or"):
+        prepare("https://bucket/music", tmp_path / "out")
+    (tmp_path / "m.jsonl").write_text('{"path": "ftp://a.wav"}')
+    with pytest.raises(UserError, match=r"m\.jsonl, line 1: ftp://a\.wav: not a store that is known"):
+        prepare(tmp_path / "m.jsonl", tmp_path / "out")
+
+
+def test_a_store_that_fails_before_anything_is_decoded(tmp_path, store, monkeypatch):
+    monkeypatch.setattr(Store, "stat", lambda *_: {}["503"])
+    with pytest.raises(UserError, match=r"gs://bucket/music/a\.wav: nothing is known of it \(KeyError"):
+        prepare("gs://bucket/music", tmp_path / "out")
+
+
+def test_a_file_written_anew_is_decoded_again(tmp_path, store):
+    store.fail_at = "out/manifest.jsonl"
+    with pytest.raises(UserError, match="503"):
+        prepare("gs://bucket/music", "gs://bucket/out", settings=SMALL)
+    soundfile.write(tmp_path / "gs/bucket/music/a.wav", np.ones(9000) / 3, 24000)
+    store.fail_at = ""
+    prepare("gs://bucket/music", "gs://bucket/out", settings=SMALL)
+    assert read_manifest("gs://bucket/out/manifest.jsonl")[0].num_samples == 9000
