@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from array_record.python.array_record_module import ArrayRecordReader
+from tqdm import tqdm
 
 from muq_jax.data.contents import MANIFEST, REJECTS, STATS, SUMS, Contents, is_whole, read_lists, read_sums
 from muq_jax.data.paths import as_path, local_copy
@@ -42,11 +43,11 @@ def check(out: str | os.PathLike[str], *, num_threads: int = 1) -> Checked:
         return Checked(
             0, 0, [f"{MANIFEST}, {STATS}: not both there, so it is not finished; run `prepare` again"]
         )
-    sums = read_sums(out)
-    damage = [
-        line for name in (MANIFEST, STATS, REJECTS) for line in _wrong_bytes(out / name, name, sums.get(name))
-    ]
+    damage: list[str] = []
     try:
+        sums = read_sums(out)
+        for name in (MANIFEST, STATS, REJECTS):
+            damage += _wrong_bytes(out / name, name, sums.get(name))
         contents, stats = read_lists(out)
         damage += _wrong_counts(contents, stats)
         rows: dict[str, list[dict[str, Any]]] = {}
@@ -63,7 +64,8 @@ def check(out: str | os.PathLike[str], *, num_threads: int = 1) -> Checked:
         return _wrong_shard(out / name, name, rows.get(name, []), contents.sha256.get(name))
 
     with concurrent.futures.ThreadPoolExecutor(num_threads) as pool:
-        for lines in pool.map(check_one, names):
+        # `disable=None`: no bar where there is no terminal.
+        for lines in tqdm(pool.map(check_one, names), total=len(names), unit="shard", disable=None):
             damage += lines
     return Checked(len(names), contents.totals()["num_pieces"], damage)
 

@@ -10,9 +10,10 @@ or, of n runs with a part of the clips each, such a folder a run, and the lists 
 there whole or not at all: a folder without `manifest.jsonl` is not finished.
 """
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -98,37 +99,40 @@ def prepare(
 
     rejects_left = out.with_name(f"{out.name}.{REJECTS}")
     accept = _acceptor(max_rejects, rejects_left)
-    try:
+    how: dict[str, Any] = {"made_from": made_from, "settings": settings, "num_processes": num_processes}
+    with _told_as_mistakes(out):
         rejects_left.unlink(missing_ok=True)
         if part is None:
             _check_free(out)
-            clips = list_clips(source)
-            make_corpus(
-                clips, out, made_from=made_from, settings=settings, num_processes=num_processes, accept=accept
-            )
+            make_corpus(list_clips(source), out, accept=accept, **how)
             return _report(out, made_from)
         folder = out / part.folder_name
         already = is_whole(folder)
         if not already:
-            clips = list_clips(source)
-            make_slice(clips, out, part, made_from=made_from, settings=settings, num_processes=num_processes)
+            make_slice(list_clips(source), out, part, **how)
         missing = missing_slices(out, part.of)
         if missing or not join:
             return dataclasses.replace(_report(folder, made_from, already=already), missing=tuple(missing))
         join_slices(out, part.of, made_from=made_from, accept=accept)
         return _report(out, made_from)
-    except OSError as error:
-        raise UserError(
-            f"{out}: cannot be written ({error.strerror or error}); mend that and run the same command again"
-        ) from error
-    except UnreachableError as error:
-        raise UserError(f"{error}; mend that and run the same command again") from error
 
 
 def list_clips(source: Path) -> list[Clip]:
     """Returns the clips of a manifest, or of a folder."""
     is_file = source.exists() and not source.is_dir()
     return read_manifest(source) if is_file else scan_folder(source)
+
+
+@contextlib.contextmanager
+def _told_as_mistakes(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{out}: cannot be written ({error.strerror or error}); mend that and run the same command again"
+        ) from error
+    except UnreachableError as error:
+        raise UserError(f"{error}; mend that and run the same command again") from error
 
 
 def _resolved(name: str | os.PathLike[str]) -> Path:

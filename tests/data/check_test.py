@@ -141,6 +141,13 @@ def test_without_digests(out):
     assert len(check(out).damage) == 6 and all("not in SHA256SUMS" in line for line in check(out).damage)
 
 
+@pytest.mark.parametrize("data", [b"not a digest\n", b"\xff\xfe\n"])
+def test_digests_that_cannot_be_read(out, data):
+    (out / "SHA256SUMS").write_bytes(data)
+    (line,) = check(out).damage
+    assert line.startswith("SHA256SUMS, ") and "cannot be read" in line
+
+
 def test_what_is_not_finished(out):
     (out / "manifest.jsonl").unlink()
     assert "not finished" in check(out).damage[0]
