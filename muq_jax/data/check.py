@@ -12,7 +12,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 from tqdm import tqdm
 
 from muq_jax.data.contents import MANIFEST, REJECTS, STATS, SUMS, Contents, is_whole, read_lists, read_sums
-from muq_jax.data.paths import as_path, local_copy
+from muq_jax.data.paths import UnreachableError, as_path, check_reachable, local_copy
 from muq_jax.data.shards import SHARD_SUFFIX, SLICE_PREFIX, decode_record, sha256_of
 from muq_jax.errors import UserError
 
@@ -34,9 +34,17 @@ def check(out: str | os.PathLike[str], *, num_threads: int = 1) -> Checked:
         num_threads: shards that are read at a time.
 
     Raises:
-        UserError: no such folder.
+        UserError: no such folder, or its store does not answer.
     """
     out = as_path(out)
+    check_reachable(out)
+    try:
+        return _check(out, num_threads)
+    except UnreachableError as error:
+        raise UserError(f"{error}; run the check again") from error
+
+
+def _check(out: Path, num_threads: int) -> Checked:
     if not out.is_dir():
         raise UserError(f"{out}: no such folder; expected one that `prepare` made")
     if not is_whole(out):

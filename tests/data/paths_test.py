@@ -208,6 +208,10 @@ def test_reading_a_corpus_in_a_store(tmp_path, store, monkeypatch):
 def test_check_names_what_is_damaged_in_a_store(tmp_path, store):
     prepare("gs://bucket/music", "gs://bucket/out", settings=SMALL)
     assert check("gs://bucket/out").damage == []
+    store.fail_at = "out/shard-00000.array_record"
+    with pytest.raises(UserError, match=r"shard-00000\.array_record: .*503 try again\); run the check again"):
+        check("gs://bucket/out")
+    store.fail_at = ""
     shard = tmp_path / "gs/bucket/out/shard-00000.array_record"
     shard.write_bytes(shard.read_bytes()[:-1])
     assert check("gs://bucket/out").damage[0].startswith("shard-00000.array_record: its SHA-256")
