@@ -37,6 +37,7 @@ CONFINED = {
     "grain": ("muq_jax/data/",),
     "array_record": ("muq_jax/data/",),
     "tensorflow_datasets": ("muq_jax/data/",),
+    "apache_beam": ("muq_jax/data/prepare_beam.py",),
     "torch": ("muq_jax/convert/legacy.py",),
     "ml_collections": (),
     "tensorflow": (),

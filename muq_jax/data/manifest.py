@@ -25,7 +25,8 @@ from typing import Any
 
 from muq_jax.audio.decode import audio_info
 from muq_jax.audio.files import audio_files
-from muq_jax.errors import UserError
+from muq_jax.data.paths import as_path, is_remote, join, remote_audio_files
+from muq_jax.errors import UserError, mistakes_in
 
 _log = logging.getLogger(__name__)
 _PATH_FIELDS = ("path", "file", "audio_path", "audio_filepath")
@@ -58,9 +59,10 @@ def read_manifest(path: str | os.PathLike[str]) -> list[Clip]:
     Raises:
         UserError: names the line, what was found and what was expected.
     """
-    path = Path(path)
+    path = as_path(path)
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
+        # Whatever ends a line: JSON takes a carriage return for a blank.
+        lines = path.read_bytes().decode("utf-8-sig").split("\n")
     except FileNotFoundError:
         raise UserError(f"{path}: no such manifest") from None
     except UnicodeDecodeError as error:
@@ -97,8 +99,9 @@ def scan_folder(folder: str | os.PathLike[str]) -> list[Clip]:
     Raises:
         UserError: the folder is missing or holds no audio file.
     """
-    found = audio_files(folder)
-    paths = [Path(folder) / name for name in found]
+    folder = as_path(folder)
+    found = remote_audio_files(folder) if is_remote(folder) else audio_files(folder)
+    paths = [folder / name for name in found]
     return [Clip(id=id, path=path) for id, path in zip(_ids_from_paths(found), paths, strict=True)]
 
 
@@ -140,13 +143,16 @@ def _say_left_out(where: str, num_without: int, num_clips: int) -> None:
 
 
 def write_manifest(path: str | os.PathLike[str], rows: Iterable[dict[str, Any]]) -> None:
-    """Writes one JSON object a line, all of them or nothing."""
-    written = Path(path).with_suffix(".partial.jsonl")
-    # A file's name that is not in UTF-8 comes here with surrogates, which JSON holds as escapes.
-    with open(written, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
+    """Writes one JSON object a line, all of them or nothing; `path` may be remote."""
+    path = as_path(path)
+    # A store's file is there when it is closed.
+    written = path if is_remote(path) else path.with_suffix(".partial.jsonl")
+    with written.open("wb") as file:
         for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    os.replace(written, path)
+            # A file's name that is not in UTF-8 comes here with surrogates, which JSON holds as escapes.
+            file.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
+    if written != path:
+        os.replace(written, path)
 
 
 def _parse_row(line: str, where: str, folder: Path) -> Clip:
@@ -169,9 +175,11 @@ def _parse_row(line: str, where: str, folder: Path) -> Clip:
     split = row.pop("split", None)
     if not isinstance(split, str | None):
         raise UserError(f"{where}: `split` is {split!r}; expected a text such as train")
+    with mistakes_in(where):
+        audio = join(folder, path)
     return Clip(
         id="" if id is None else str(id),
-        path=folder / path,
+        path=audio,
         sample_rate_hz=_count("sample_rate_hz", _one_of(row, _RATE_FIELDS, where), 1, where),
         num_samples=_count("num_samples", row.pop("num_samples", None), 0, where),
         split=split,
@@ -199,6 +207,8 @@ def _count(name: str, value: Any, least: int, where: str) -> int | None:
 
 
 def _relative(path: Path, folder: Path) -> str:
+    if is_remote(path) and not is_remote(folder):
+        return str(path).partition("://")[2]
     return Path(os.path.relpath(path, folder)).as_posix()
 
 

@@ -1,9 +1,10 @@
 """From a source to batches, in an order that is a function of (seed, step) alone.
 
 Row r of global batch k is example k * G + r of `source.seed(s).shuffle().repeat().random_map(crop)`, G rows a
-batch. Nothing in that depends on how many hosts read it, each its own rows, nor on how many workers do the
-reading: batches are formed before they are handed to workers. So a run resumes by starting at a step, on any
-topology, and the masks, noise and dropout that are drawn by row fall on the same clips.
+batch; of a mixture, of the `mix` of such endless sources, with a seed each. Nothing in that depends on how
+many hosts read it, each its own rows, nor on how many workers do the reading: batches are formed before they
+are handed to workers. So a run resumes by starting at a step, on any topology, and the masks, noise and
+dropout that are drawn by row fall on the same clips.
 """
 
 import weakref
@@ -14,6 +15,7 @@ import grain
 import numpy as np
 from absl import flags
 
+from muq_jax.data.mixture import Mixture
 from muq_jax.data.sources import Source
 from muq_jax.data.transforms import Augment, CentreCrop, Crop, RandomCrop
 from muq_jax.errors import UserError
@@ -92,7 +94,9 @@ def make_batches(
     """Returns training batches: random crops, every clip once an epoch, in another order every epoch.
 
     Args:
-        source: random access to examples, see `data.sources`.
+        source: random access to examples, see `data.sources`. Of a `Mixture`, every corpus is read in its own
+            order, every clip of it once before any comes again, and they alternate evenly: the first n
+            examples hold n times a corpus's share of it, to an example or two and 1 % (weights are rounded).
         batch_size: rows of the global batch, over all hosts.
         crop_samples: length of every row at 24 kHz; shorter clips are zero-padded.
         seed: from 0 to 2**32 - 1; decides order, crops and augmentation.
@@ -109,10 +113,18 @@ def make_batches(
     Raises:
         UserError: the source is empty, or smaller than one batch while `num_epochs` is given.
     """
-    dataset = grain.MapDataset.source(_not_empty(source)).seed(seed)
-    if shuffle:
-        dataset = dataset.shuffle()
-    dataset = dataset.repeat(num_epochs).random_map(RandomCrop(crop_samples, augment or Augment()))
+    if isinstance(source, Mixture):
+        if num_epochs is not None:
+            raise ValueError("a mixture has no epochs: each of its corpora comes round in its own time")
+        # A seed each: corpora of one size would come in one order.
+        seeds = [np.random.SeedSequence([seed, i]).generate_state(1)[0] for i in range(len(source.sources))]
+        parts = [
+            _in_order(part, int(own), shuffle, None) for part, own in zip(source.sources, seeds, strict=True)
+        ]
+        dataset = grain.MapDataset.mix(parts, source.weights).seed(seed)
+    else:
+        dataset = _in_order(source, seed, shuffle, num_epochs)
+    dataset = dataset.random_map(RandomCrop(crop_samples, augment or Augment()))
     if len(dataset) < batch_size:
         raise UserError(
             f"{source}: {len(dataset)} examples in {num_epochs} epochs do not fill one batch of {batch_size}"
@@ -139,6 +151,11 @@ def make_eval_batches(
     filler: Crop = {"id": "", "wave": np.zeros(crop_samples, np.float32), "num_samples": 0}
     batches = _HostRows(dataset, batch_size, rows, num_batches=-(-len(dataset) // batch_size), filler=filler)
     return Batches(batches, num_workers=num_workers, num_threads=num_threads)
+
+
+def _in_order(source: Source, seed: int, shuffle: bool, num_epochs: int | None) -> grain.MapDataset:
+    dataset = grain.MapDataset.source(_not_empty(source)).seed(seed)
+    return (dataset.shuffle() if shuffle else dataset).repeat(num_epochs)
 
 
 class _HostRows(grain.MapDataset):

@@ -3,67 +3,28 @@
 OUT holds
 
     shard-00000.array_record ...   pieces of at most a minute, mono at 24 kHz (see shards.py)
-    manifest.jsonl                 a row a clip, in the order of their records: `path` is its shard,
-                                   `num_pieces` its records, `original` the file it came from; labels are
-                                   carried over
-    stats.json                     mean, std and count of the mel values in dB; the settings; clips and hours
-    rejects.jsonl                  id, path and reason of every clip that was left out
+    manifest.jsonl stats.json      what is in them, what was left out and why, and the digests of all files
+    rejects.jsonl SHA256SUMS       (see contents.py)
 
-Everything is written into OUT.partial and renamed at the end, so OUT is there whole or not at all. A run that
-is stopped, by whatever, leaves its finished shards there (see progress.py), and the same command goes on.
+or, of n runs with a part of the clips each, such a folder a run, and the lists of all (see slices.py). It is
+there whole or not at all: a folder without `manifest.jsonl` is not finished.
 """
 
-import collections
-import concurrent.futures
 import contextlib
 import dataclasses
-import functools
-import hashlib
-import itertools
-import json
-import math
-import multiprocessing
 import os
-import shutil
-import signal
-import threading
-from collections.abc import Iterator, Sequence
-from multiprocessing.process import BaseProcess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from tqdm import tqdm
-
-from muq_jax.audio.decode import SAMPLE_RATE_HZ, Channel, audio_info, load_audio
+from muq_jax.data.contents import REJECTS, SUMS, Contents, is_whole, read_lists
+from muq_jax.data.convert import Settings, check_settings
+from muq_jax.data.corpus import make_corpus
 from muq_jax.data.manifest import Clip, read_manifest, scan_folder, write_manifest
-from muq_jax.data.progress import PROGRESS_FILE, Part, add_part, finished_parts
-from muq_jax.data.shards import CODECS, ShardWriter, encode_record
-from muq_jax.data.statistics import MelMoments
+from muq_jax.data.paths import UnreachableError, as_path, check_reachable, is_remote
+from muq_jax.data.shards import SHARD_SUFFIX
+from muq_jax.data.slices import Slice, join_slices, make_slice, missing_slices
 from muq_jax.errors import UserError
-
-# What 16 bits round to zero.
-_SILENT_PEAK = 2.0**-16
-# Encoders pad by up to 50 ms (MP3, AAC), which tools count or not; a length further off is a mistake.
-_SLACK_SECONDS = 0.1
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What decides the bytes of the shards.
-
-    Attributes:
-        channel: "mean" of all channels, or the number of one (upstream trained on single channels).
-        piece_seconds: longer clips are cut into equal pieces of at most this; so a piece of a long clip is
-            never shorter than half of it, and a 30 s crop of a default piece is a full one.
-        codec: "flac" or "pcm16".
-        min_seconds: shorter clips are rejected.
-    """
-
-    channel: Channel = "mean"
-    piece_seconds: float = 60.0
-    codec: str = "flac"
-    min_seconds: float = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +38,14 @@ class Reject:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What is in OUT. `already` is True if an earlier run made it and this one changed nothing."""
+    """What is in a folder.
+
+    Attributes:
+        out: the folder: what was asked for, or its slice while others are missing.
+        rejects: what was left out.
+        already: True if an earlier run made it and this one changed nothing.
+        missing: the slices that are not finished yet.
+    """
 
     out: Path
     num_clips: int
@@ -85,13 +53,7 @@ class Report:
     hours: float
     rejects: list[Reject]
     already: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class _Converted:
-    records: list[bytes]
-    num_samples: int
-    moments: MelMoments
+    missing: tuple[Slice, ...] = ()
 
 
 def prepare(
@@ -101,284 +63,126 @@ def prepare(
     settings: Settings | None = None,
     max_rejects: float = 0.5,
     num_processes: int = 1,
+    part: Slice | None = None,
+    join: bool = True,
 ) -> Report:
     """Prepares a folder of audio, or the files of a manifest, for training.
 
     The bytes written do not depend on the number of processes, nor on whether a run was stopped and went on.
 
     Args:
-        source: a folder, or a manifest (JSON Lines).
-        out: the folder to make. If an earlier run with this source and these settings made it, nothing is
-            done.
+        source: a folder, or a manifest (JSON Lines); local or remote (gs://...), as the files in it.
+        out: the folder to make, local or remote. If an earlier run with this source and these settings made
+            it, nothing is done.
         settings: what to write.
-        max_rejects: the largest share of rejected clips, from 0 to 1, that is still a success.
+        max_rejects: the largest share of rejected clips, from 0 to 1, that is still a success; of all of
+            them, also where there are parts.
         num_processes: how many decode. More than one needs the `if __name__ == "__main__"` guard in a script.
+        part: only this part of the clips; the run that finds all of them finished joins them.
+        join: False leaves joining to another call.
 
     Raises:
         UserError: no audio there; `out` holds something else or cannot be renamed to; too many rejects; the
-            disk is full.
+            disk is full; a store does not answer.
     """
+    settings = settings or Settings()
+    check_settings(settings)
+    if not 0 <= max_rejects <= 1:
+        raise UserError(f"max_rejects is {max_rejects}; expected a share, from 0 to 1")
     # A link, or a dot, is not a name that the finished folder could be renamed to.
-    source, out, settings = Path(source), Path(out).resolve(), settings or Settings()
-    _check_settings(settings, max_rejects)
-    made_from = {"source": str(source.resolve()), **dataclasses.asdict(settings)}
-    if (out / "manifest.jsonl").is_file() and (out / "stats.json").is_file():
-        return _finished(out, made_from)
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise UserError(f"{out}: already there and not made by `prepare`; give a new or empty folder")
-    if os.path.ismount(out):
-        raise UserError(f"{out}: a mount point, which no folder can be renamed to; give a folder inside it")
-    clips = read_manifest(source) if source.is_file() else scan_folder(source)
+    source, out = _resolved(source), _resolved(out)
+    check_reachable(source)
+    check_reachable(out)
+    made_from = {"source": str(source), **dataclasses.asdict(settings)}
+    if is_whole(out):
+        return _report(out, made_from, already=True)
 
-    partial = out.with_name(out.name + ".partial")
-    rejects_left = out.with_name(out.name + ".rejects.jsonl")
-    identity = {**made_from, "clips_sha256": _clips_sha256(clips)}
-    parts = finished_parts(partial, identity)
-    try:
-        partial.mkdir(parents=True, exist_ok=True)
+    rejects_left = out.with_name(f"{out.name}.{REJECTS}")
+    accept = _acceptor(max_rejects, rejects_left)
+    how: dict[str, Any] = {"made_from": made_from, "settings": settings, "num_processes": num_processes}
+    with _told_as_mistakes(out):
         rejects_left.unlink(missing_ok=True)
-        _convert_to_shards(clips, partial, parts, settings, identity, num_processes)
-        report = _write_lists(parts, partial, out, made_from)
-        if len(report.rejects) > max_rejects * len(clips) or report.num_clips == 0:
-            os.replace(partial / "rejects.jsonl", rejects_left)
-            raise UserError(_too_many(report, len(clips), max_rejects, rejects_left))
-        os.replace(partial, out)
-        (out / PROGRESS_FILE).unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"{out}: cannot be written ({error.strerror}); mend that and run the same command again"
-        ) from error
-    finally:
-        # Stopped or failed, finished shards stay for the same command; where there is none, nothing does.
-        if not finished_parts(partial, identity):
-            shutil.rmtree(partial, ignore_errors=True)
-    return report
+        if part is None:
+            _check_free(out)
+            make_corpus(list_clips(source), out, accept=accept, **how)
+            return _report(out, made_from)
+        folder = out / part.folder_name
+        already = is_whole(folder)
+        if not already:
+            make_slice(list_clips(source), out, part, **how)
+        missing = missing_slices(out, part.of)
+        if missing or not join:
+            return dataclasses.replace(_report(folder, made_from, already=already), missing=tuple(missing))
+        join_slices(out, part.of, made_from=made_from, accept=accept)
+        return _report(out, made_from)
 
 
-def _clips_sha256(clips: Sequence[Clip]) -> str:
-    """Returns a digest of what is known of the clips, and of their files' sizes and times."""
-    digest = hashlib.sha256()
-    for clip in clips:
-        stat = clip.path.stat() if clip.path.is_file() else None
-        digest.update(ascii((clip, stat and (stat.st_size, stat.st_mtime_ns))).encode())
-    return digest.hexdigest()
-
-
-def _convert_to_shards(
-    clips: Sequence[Clip],
-    folder: Path,
-    parts: list[Part],
-    settings: Settings,
-    made_from: dict[str, Any],
-    num_processes: int,
-) -> None:
-    """Converts the clips that come after those of `parts`, and appends theirs."""
-    num_done = sum(part.num_clips for part in parts)
-    part = Part()
-    with ShardWriter(folder, first=len(parts)) as shards:
-        results = _convert_all(clips[num_done:], settings, num_processes)
-        # `disable=None`: no bar where there is no terminal.
-        progress = tqdm(results, initial=num_done, total=len(clips), unit="clip", disable=None)
-        for clip, result in zip(clips[num_done:], progress, strict=True):
-            if isinstance(result, str):
-                part.rejects.append({"id": clip.id, "path": str(clip.path), "reason": result})
-                continue
-            part.moments = part.moments.merge(result.moments)
-            part.rows.append(
-                {
-                    **clip.labels,
-                    "id": clip.id,
-                    "path": shards.write(result.records),
-                    "sample_rate_hz": SAMPLE_RATE_HZ,
-                    "num_samples": result.num_samples,
-                    **({} if clip.split is None else {"split": clip.split}),
-                    "num_pieces": len(result.records),
-                    "original": str(clip.path),
-                }
-            )
-            if shards.is_full:
-                shards.close()
-                add_part(folder, made_from, part)
-                parts.append(part)
-                part = Part()
-    parts.append(part)
-
-
-def _write_lists(parts: Sequence[Part], folder: Path, out: Path, made_from: dict[str, Any]) -> Report:
-    """Writes what stands beside the shards."""
-    rows = [row for part in parts for row in part.rows]
-    rejects = [Reject(**reject) for part in parts for reject in part.rejects]
-    moments = functools.reduce(MelMoments.merge, (part.moments for part in parts))
-    report = Report(
-        out,
-        num_clips=len(rows),
-        num_pieces=sum(row["num_pieces"] for row in rows),
-        hours=sum(row["num_samples"] for row in rows) / SAMPLE_RATE_HZ / 3600,
-        rejects=rejects,
-    )
-    totals = {"num_clips": report.num_clips, "num_pieces": report.num_pieces, "hours": report.hours}
-    (folder / "stats.json").write_text(
-        json.dumps({**moments.summary(), **totals, "made_from": made_from}, indent=1) + "\n"
-    )
-    write_manifest(folder / "rejects.jsonl", map(dataclasses.asdict, rejects))
-    write_manifest(folder / "manifest.jsonl", rows)
-    return report
-
-
-def _convert_all(clips: Sequence[Clip], settings: Settings, num_processes: int) -> Iterator[_Converted | str]:
-    """Yields `_convert` of every clip, in order."""
-    num_processes = min(num_processes, len(clips))
-    if num_processes <= 1:
-        yield from (_convert(clip, settings) for clip in clips)
-        return
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(num_processes, context, initializer=_follow_parent) as pool:
-        waiting = iter(clips)
-        workers: Sequence[BaseProcess] = ()
-        try:
-            with _ctrl_c_held_back():
-                # A bounded queue: behind one long file, all others must not pile up in memory.
-                futures = collections.deque(
-                    pool.submit(_convert, clip, settings)
-                    for clip in itertools.islice(waiting, 4 * num_processes)
-                )
-                workers = multiprocessing.active_children()
-            while futures:
-                yield futures.popleft().result()
-                futures.extend(pool.submit(_convert, clip, settings) for clip in itertools.islice(waiting, 1))
-        except concurrent.futures.process.BrokenProcessPool:
-            pool.shutdown(wait=True)
-            # The pool ends the others by SIGTERM: if all ended so, the first was told to end, as we shall be.
-            if workers and all(worker.exitcode == -signal.SIGTERM for worker in workers):
-                raise KeyboardInterrupt from None
-            raise UserError(
-                "a decoding process died, probably for want of memory; run again with fewer processes"
-            ) from None
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+def list_clips(source: Path) -> list[Clip]:
+    """Returns the clips of a manifest, or of a folder."""
+    is_file = source.exists() and not source.is_dir()
+    return read_manifest(source) if is_file else scan_folder(source)
 
 
 @contextlib.contextmanager
-def _ctrl_c_held_back() -> Iterator[None]:
-    """Lets Ctrl-C wait, here until the end, and for good in processes started meanwhile.
-
-    One that is still importing would answer it with a traceback.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def _told_as_mistakes(out: Path) -> Iterator[None]:
     try:
         yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _follow_parent() -> None:
-    """Ties a worker to its parent.
-
-    The parent alone answers Ctrl-C: it waits for the few clips at work and cleans up. If it is killed, the
-    workers end with it: they would wait for clips for ever.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def end_with_parent() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
-
-
-def _convert(clip: Clip, settings: Settings) -> _Converted | str:
-    """Returns one clip's records, or the reason why it is rejected."""
-    try:
-        return _convert_readable(clip, settings)
-    except UserError as error:
-        return str(error).removeprefix(f"{clip.path}: ")
     except OSError as error:
-        return f"cannot be read ({error.strerror})"
-    except MemoryError:
-        return "too long: it does not fit into memory"
-
-
-def _convert_readable(clip: Clip, settings: Settings) -> _Converted | str:
-    info = audio_info(clip.path)
-    wave = load_audio(clip.path, channel=settings.channel, require_complete=True)
-    seconds = len(wave) / SAMPLE_RATE_HZ
-    if np.abs(wave).max() < _SILENT_PEAK:
-        return f"silent: all of its {seconds:.3f} s are zero"
-    if seconds < settings.min_seconds:
-        return f"too short: {seconds:.3f} s, at least {settings.min_seconds:g} s are asked for"
-    if reason := _lie(clip, info.sample_rate_hz, seconds):
-        return reason
-
-    num_pieces = math.ceil(seconds / settings.piece_seconds)
-    records, start = [], 0
-    for piece in np.array_split(wave, num_pieces):
-        start_seconds = start / SAMPLE_RATE_HZ
-        header = {
-            "id": clip.id if num_pieces == 1 else f"{clip.id}@{start_seconds:.2f}",
-            "clip": clip.id,
-            "start_seconds": start_seconds,
-            "sample_rate_hz": SAMPLE_RATE_HZ,
-        }
-        records.append(encode_record(header, piece, settings.codec))
-        start += len(piece)
-    return _Converted(records, len(wave), MelMoments.of(wave))
-
-
-def _lie(clip: Clip, sample_rate_hz: int, seconds: float) -> str | None:
-    """Says how the manifest's row differs from the file, if it does."""
-    if clip.sample_rate_hz not in (None, sample_rate_hz):
-        return f"the manifest says {clip.sample_rate_hz} Hz, the file has {sample_rate_hz} Hz"
-    if clip.num_samples is None:
-        return None
-    stated = clip.num_samples / sample_rate_hz
-    if abs(stated - seconds) > _SLACK_SECONDS:
-        found = round(seconds * sample_rate_hz)
-        return (
-            f"the manifest says {clip.num_samples} samples ({stated:.3f} s), "
-            f"the file has {found} ({seconds:.3f} s)"
-        )
-    return None
-
-
-def _check_settings(settings: Settings, max_rejects: float) -> None:
-    if settings.codec not in CODECS:
-        raise UserError(f"codec is {settings.codec!r}; expected one of {', '.join(CODECS)}")
-    if not settings.piece_seconds >= 1:
-        raise UserError(f"piece_seconds is {settings.piece_seconds}; expected at least 1")
-    if not 0 <= max_rejects <= 1:
-        raise UserError(f"max_rejects is {max_rejects}; expected a share, from 0 to 1")
-
-
-def _finished(out: Path, made_from: dict[str, Any]) -> Report:
-    stats = json.loads((out / "stats.json").read_text())
-    earlier = stats.get("made_from", {})
-    differing = [name for name in made_from if earlier.get(name) != made_from[name]]
-    if differing:
-        name = differing[0]
         raise UserError(
-            f"{out}: already prepared with {name} {earlier.get(name)!r}, asked for is {made_from[name]!r}; "
-            "give another OUT, or remove this one"
+            f"{out}: cannot be written ({error.strerror or error}); mend that and run the same command again"
+        ) from error
+    except UnreachableError as error:
+        raise UserError(f"{error}; mend that and run the same command again") from error
+
+
+def _resolved(name: str | os.PathLike[str]) -> Path:
+    path = as_path(name)
+    return path if is_remote(path) else path.resolve()
+
+
+def _check_free(out: Path) -> None:
+    """Raises UserError if `out` cannot be made: it holds something, or no folder can be renamed to it."""
+    # A store may hold what a stopped run has copied so far.
+    ours = (SHARD_SUFFIX, ".json", ".jsonl") if is_remote(out) else ()
+    if out.exists() and not (
+        out.is_dir() and all(path.suffix in ours or path.name == SUMS for path in out.iterdir())
+    ):
+        raise UserError(f"{out}: already there and not made by `prepare`; give a new or empty folder")
+    if not is_remote(out) and os.path.ismount(out):
+        raise UserError(f"{out}: a mount point, which no folder can be renamed to; give a folder inside it")
+
+
+def _acceptor(max_rejects: float, rejects_left: Path) -> Callable[[Contents], None]:
+    """Returns a function that raises UserError, and leaves their list, if too many clips are rejected."""
+
+    def accept(contents: Contents) -> None:
+        num_rejects, num_clips = len(contents.rejects), contents.num_clips
+        if num_rejects <= max_rejects * num_clips and contents.rows:
+            return
+        write_manifest(rejects_left, contents.rejects)
+        few = "; ".join(f"{reject['path']}: {reject['reason']}" for reject in contents.rejects[:3])
+        share = (
+            f"more than the share of {max_rejects:g} that is allowed"
+            if contents.rows
+            else "none could be used"
         )
-    lines = (out / "rejects.jsonl").read_text(encoding="utf-8").splitlines()
-    return Report(
-        out,
-        num_clips=stats["num_clips"],
-        num_pieces=stats["num_pieces"],
-        hours=stats["hours"],
-        rejects=[Reject(**json.loads(line)) for line in lines],
-        already=True,
-    )
+        raise UserError(
+            f"{num_rejects} of {num_clips} clips were rejected, {share}; listed in {rejects_left}. "
+            f"First: {few}"
+        )
+
+    return accept
 
 
-def _too_many(report: Report, num_clips: int, max_rejects: float, listed: Path) -> str:
-    few = "; ".join(f"{reject.path}: {reject.reason}" for reject in report.rejects[:3])
-    share = (
-        "none could be used"
-        if report.num_clips == 0
-        else f"more than the share of {max_rejects:g} that is allowed"
-    )
-    return (
-        f"{len(report.rejects)} of {num_clips} clips were rejected, {share}; listed in {listed}. First: {few}"
-    )
+def _report(folder: Path, made_from: dict[str, Any], *, already: bool = False) -> Report:
+    """Returns what is in a finished folder, which must be made from this."""
+    contents, stats = read_lists(folder)
+    earlier = stats.get("made_from", {})
+    for name in made_from:
+        if earlier.get(name) != made_from[name]:
+            raise UserError(
+                f"{folder}: already prepared with {name} {earlier.get(name)!r}, asked for is "
+                f"{made_from[name]!r}; give another OUT, or remove this one"
+            )
+    rejects = [Reject(**reject) for reject in contents.rejects]
+    return Report(folder, **contents.totals(), rejects=rejects, already=already)

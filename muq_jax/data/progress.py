@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from muq_jax.data.contents import SUMS, Contents
 from muq_jax.data.shards import SHARD_SUFFIX
 from muq_jax.data.statistics import MelMoments
 from muq_jax.errors import UserError
@@ -17,26 +18,7 @@ from muq_jax.errors import UserError
 PROGRESS_FILE = "progress.jsonl"
 
 
-@dataclasses.dataclass
-class Part:
-    """The clips of one shard.
-
-    Attributes:
-        rows: of the manifest.
-        rejects: clips that were left out, those since the shard before.
-        moments: of the mels.
-    """
-
-    rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    rejects: list[dict[str, str]] = dataclasses.field(default_factory=list)
-    moments: MelMoments = dataclasses.field(default_factory=MelMoments)
-
-    @property
-    def num_clips(self) -> int:
-        return len(self.rows) + len(self.rejects)
-
-
-def finished_parts(folder: Path, made_from: dict[str, Any]) -> list[Part]:
+def finished_parts(folder: Path, made_from: dict[str, Any]) -> list[Contents]:
     """Returns what earlier runs made from the same have finished in `folder`, and removes all else in it.
 
     Raises:
@@ -44,8 +26,7 @@ def finished_parts(folder: Path, made_from: dict[str, Any]) -> list[Part]:
     """
     if not folder.exists():
         return []
-    ours = (SHARD_SUFFIX, ".json", ".jsonl")
-    if not folder.is_dir() or not all(path.is_file() and path.suffix in ours for path in folder.iterdir()):
+    if not folder.is_dir() or not all(path.is_file() and _is_ours(path) for path in folder.iterdir()):
         raise UserError(
             f"{folder}: not made by `prepare`, which needs this name; move it, or give another OUT"
         )
@@ -67,7 +48,7 @@ def finished_parts(folder: Path, made_from: dict[str, Any]) -> list[Part]:
     return parts
 
 
-def add_part(folder: Path, made_from: dict[str, Any], part: Part) -> None:
+def add_part(folder: Path, made_from: dict[str, Any], part: Contents) -> None:
     """Writes down that the shard of this part is finished."""
     progress = folder / PROGRESS_FILE
     entry = dataclasses.asdict(part) | {"num_bytes": _size(folder, part)}
@@ -79,16 +60,20 @@ def add_part(folder: Path, made_from: dict[str, Any], part: Part) -> None:
         os.fsync(file.fileno())
 
 
-def _read_part(line: bytes, folder: Path) -> Part | None:
+def _is_ours(path: Path) -> bool:
+    return path.name == SUMS or path.suffix in (SHARD_SUFFIX, ".json", ".jsonl")
+
+
+def _read_part(line: bytes, folder: Path) -> Contents | None:
     """The part of a line; None if the line was cut short, or its shard is not there whole."""
     if not line.endswith(b"\n"):
         return None
     entry = json.loads(line)
-    part = Part(entry["rows"], entry["rejects"], MelMoments(*entry["moments"]))
+    part = Contents(entry["rows"], entry["rejects"], MelMoments(*entry["moments"]), entry["sha256"])
     return part if _size(folder, part) == entry["num_bytes"] else None
 
 
-def _size(folder: Path, part: Part) -> int | None:
+def _size(folder: Path, part: Contents) -> int | None:
     shard = folder / part.rows[-1]["path"]
     return shard.stat().st_size if shard.is_file() else None
 

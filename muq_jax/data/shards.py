@@ -6,6 +6,7 @@ rest     the samples
 """
 
 import contextlib
+import hashlib
 import io
 import itertools
 import json
@@ -23,6 +24,7 @@ from muq_jax.errors import UserError
 
 CODECS = ("flac", "pcm16")
 SHARD_SUFFIX = ".array_record"
+SLICE_PREFIX = "slice-"
 _SHARD_BYTES = 256 * 2**20
 # Samples beyond full scale, which resampling and lossy codecs make, are clipped.
 _FULL_SCALE = 32768.0
@@ -76,8 +78,15 @@ def decode_record(record: bytes, where: str = "record") -> tuple[dict[str, Any],
 
 
 def is_shards(folder: Path) -> bool:
-    """Whether `prepare` wrote this folder."""
-    return (folder / "manifest.jsonl").is_file() and any(folder.glob(f"*{SHARD_SUFFIX}"))
+    """Whether `prepare` wrote this folder: its shards are in it, or in slices."""
+    patterns = (f"*{SHARD_SUFFIX}", f"{SLICE_PREFIX}*/*{SHARD_SUFFIX}")
+    return (folder / "manifest.jsonl").exists() and any(any(folder.glob(each)) for each in patterns)
+
+
+def sha256_of(path: Path) -> str:
+    """Returns the digest of a local file, as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class ShardWriter:
@@ -115,10 +124,10 @@ class ShardWriter:
     def is_full(self) -> bool:
         return self._num_bytes > _SHARD_BYTES
 
-    def close(self) -> None:
-        """Ends the shard, sees it to the disk and reads its index back."""
+    def close(self) -> dict[str, str]:
+        """Ends the shard, sees it to the disk, reads its index back, and returns {its name: its SHA-256}."""
         if self._writer is None:
-            return
+            return {}
         writer, self._writer = self._writer, None
         with self._named_errors():
             writer.close()
@@ -129,6 +138,7 @@ class ShardWriter:
             with self._path.open("rb") as shard:
                 os.fsync(shard.fileno())
         self._num_records = self._num_bytes = 0
+        return {self._path.name: sha256_of(self._path)}
 
     @contextlib.contextmanager
     def _named_errors(self) -> Iterator[None]:

@@ -6,7 +6,6 @@ and to pickle into a worker process; the same index always gives the same exampl
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NotRequired, Protocol, TypedDict
 
 import numpy as np
@@ -14,7 +13,9 @@ from grain.sources import ArrayRecordDataSource
 
 from muq_jax.audio.decode import audio_info, load_audio
 from muq_jax.data.manifest import Clip, read_manifest, scan_folder, select_split
-from muq_jax.data.shards import SHARD_SUFFIX, decode_record, is_shards
+from muq_jax.data.mixture import Mixture, parse_mixture
+from muq_jax.data.paths import as_path, check_reachable, is_remote
+from muq_jax.data.shards import SHARD_SUFFIX, SLICE_PREFIX, decode_record, is_shards
 from muq_jax.errors import UserError
 
 # One and a half hours of decoded audio: a small corpus is decoded once instead of once an epoch.
@@ -49,9 +50,11 @@ def make_source(spec: Any, *, split: str | None = None, keep_channels: bool = Fa
 
     Args:
         spec: a folder of audio files, a manifest (`.jsonl`), a folder of shards written by `prepare`,
-            "toy_music" or "toy_music:NUM_CLIPS", "tfds:NAME" or "tfds:NAME:SPLIT", or an object like those of
-            `tfds.data_source`.
-        split: only clips of this split; None takes all (of a tfds dataset: "train").
+            "toy_music" or "toy_music:NUM_CLIPS", "tfds:NAME" or "tfds:NAME:SPLIT", a mixture of these
+            ("runs/rock=0.7,runs/folk=0.3"), or an object like those of `tfds.data_source`. Shards may lie in
+            an object store (gs://...).
+        split: only clips of this split; None takes all (of a tfds dataset: "train"). Of a mixture: of those
+            corpora that have this split; one without any splits is all "train".
         keep_channels: give [channels, S] from audio files, for `Augment(random_channel=True)`.
 
     Raises:
@@ -63,6 +66,8 @@ def make_source(spec: Any, *, split: str | None = None, keep_channels: bool = Fa
         _check_channels(keep_channels, "a tfds data source gives")
         return TfdsSource(spec)
     name = os.fspath(spec)
+    if mixture := parse_mixture(name):
+        return _open_mixture(mixture, split, keep_channels)
     kind, _, rest = name.partition(":")
     if kind in ("toy_music", "tfds"):
         _check_channels(keep_channels, f"{name}: {kind} gives")
@@ -79,18 +84,41 @@ def make_source(spec: Any, *, split: str | None = None, keep_channels: bool = Fa
 
         return open_tfds(rest, split=split)
 
-    path = Path(name)
+    path = as_path(name)
+    check_reachable(path)
     if path.is_dir() and is_shards(path):
         _check_channels(keep_channels, f"{path}: shards hold")
         return ShardSource(path, split=split)
+    if path.is_dir() and any(path.glob(f"{SLICE_PREFIX}*")):
+        raise UserError(f"{path}: parts of a corpus, not joined; run `prepare` for those that are missing")
+    if is_remote(path):
+        raise UserError(
+            f"source {name!r}: of an object store, only a folder written by `prepare` is read; make one of it"
+        )
     if path.is_dir():
         return FileSource(select_split(scan_folder(path), split, name), keep_channels=keep_channels)
     if path.is_file():
         return FileSource(select_split(read_manifest(path), split, name), keep_channels=keep_channels)
     raise UserError(
         f"source {name!r}: no such file or folder; expected a folder of audio, a manifest (.jsonl), "
-        "a folder written by `prepare`, toy_music[:NUM_CLIPS] or tfds:NAME[:SPLIT]"
+        "a folder written by `prepare`, toy_music[:NUM_CLIPS], tfds:NAME[:SPLIT], or a mixture of these "
+        "such as runs/rock=0.7,runs/folk=0.3"
     )
+
+
+def _open_mixture(parts: Sequence[tuple[str, float]], split: str | None, keep_channels: bool) -> Mixture:
+    from muq_jax.data.splits import split_names
+
+    sources, weights = [], []
+    for corpus, weight in parts:
+        splits = split_names(corpus)
+        if split is None or split == "train" or split in splits:
+            own = split if splits else None
+            sources.append(make_source(corpus, split=own, keep_channels=keep_channels))
+            weights.append(weight)
+    if not sources:
+        raise UserError(f"{', '.join(corpus for corpus, _ in parts)}: none of these has a split {split!r}")
+    return Mixture(sources, weights)
 
 
 def _check_channels(keep_channels: bool, who_gives: str) -> None:
@@ -162,10 +190,10 @@ class ShardSource:
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, split: str | None = None):
-        folder = Path(folder)
+        folder = as_path(folder)
         clips = read_manifest(folder / "manifest.jsonl")
         shards = sorted({clip.path for clip in clips})
-        missing = [path for path in shards if not path.is_file()]
+        missing = [path for path in shards if not path.exists()]
         if missing:
             raise UserError(
                 f"{missing[0]}: this shard is missing ({len(missing)} of {len(shards)}); prepare again"

@@ -30,6 +30,23 @@ def test_prepare_and_again(tmp_path, music, capsys):
     assert capsys.readouterr().out.startswith("already prepared")
 
 
+def test_parts_and_the_check_of_all(tmp_path, music, capsys):
+    command = ["prepare", str(music), str(tmp_path / "out"), "--processes", "1", "--shard"]
+    assert main([*command, "1/2"]) == DONE
+    printed = capsys.readouterr().out
+    assert "slice-00001-of-00002: 1 clips" in printed and "still to come: --shard 0/2; the last" in printed
+    assert main(["prepare", "--check", str(tmp_path / "out")]) == FAILED
+    assert "not finished" in capsys.readouterr().out
+    assert main([*command, "0/2"]) == DONE
+    assert "out: 3 clips" in capsys.readouterr().out
+    assert main(["prepare", "--check", str(tmp_path / "out")]) == DONE
+    assert "is whole: 3 records in 2 shards" in capsys.readouterr().out
+    shard = tmp_path / "out/slice-00001-of-00002/shard-00000.array_record"
+    shard.write_bytes(shard.read_bytes()[:-100])
+    assert main(["prepare", "--check", str(tmp_path / "out")]) == FAILED
+    assert "  slice-00001-of-00002/shard-00000.array_record: its SHA-256" in capsys.readouterr().out
+
+
 def test_rejects_are_listed_and_change_the_status(tmp_path, music, capsys):
     soundfile.write(music / "silent.wav", np.zeros(24000), 24000)
     assert main(["prepare", str(music), str(tmp_path / "out"), "--processes", "1"]) == SOME_FILES_FAILED
@@ -50,7 +67,17 @@ def test_a_users_mistake_is_one_line(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["a"], ["a", "b", "--chanel", "1"], ["a", "b", "--channel", "left"]]
+    "arguments",
+    [
+        [],
+        ["a"],
+        ["a", "b", "--chanel", "1"],
+        ["a", "b", "--channel", "left"],
+        ["a", "b", "--shard", "3/3"],
+        ["a", "b", "--shard", "0"],
+        ["a", "--check", "b"],
+        ["--check"],
+    ],
 )
 def test_wrong_usage_of_a_command(arguments, capsys):
     with pytest.raises(SystemExit) as status:
@@ -80,12 +107,12 @@ def test_help(capsys):
 
 
 def test_ctrl_c(tmp_path, music, monkeypatch, capsys):
-    import muq_jax.data.prepare as room
+    import muq_jax.data.workers as room
 
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(room, "_convert", interrupted)
+    monkeypatch.setattr(room, "convert", interrupted)
     assert main(["prepare", str(music), str(tmp_path / "out"), "--processes", "1"]) == INTERRUPTED
     assert "run the same command again" in capsys.readouterr().err
     assert os.listdir(tmp_path) == ["music"]

@@ -100,9 +100,10 @@ def test_batch_layout(reference):
         np.testing.assert_array_equal(batch["row"], np.arange(GLOBAL))
 
 
-@pytest.mark.parametrize("hosts", [1, 2])
-def test_every_clip_exactly_once_an_epoch(hosts):
-    ids = [id for batch in read(37, hosts=hosts) for id in batch["id"]]
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("hosts", [1, 2, 4])
+def test_every_clip_exactly_once_an_epoch(hosts, workers):
+    ids = [id for batch in read(37, hosts=hosts, workers=workers) for id in batch["id"]]
     assert len(ids) == 8 * 37
     epochs = [ids[i : i + 37] for i in range(0, len(ids), 37)]
     for epoch in epochs:

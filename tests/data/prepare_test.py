@@ -15,8 +15,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from muq_jax.data import prepare as prepare_module
+from muq_jax.data import contents as contents_module
+from muq_jax.data import convert as convert_module
+from muq_jax.data import corpus as corpus_module
 from muq_jax.data import shards as shards_module
+from muq_jax.data import workers as workers_module
+from muq_jax.data.manifest import read_manifest, scan_folder
 from muq_jax.data.prepare import Settings, prepare
 from muq_jax.data.sources import FileSource, make_source
 from muq_jax.data.statistics import load_statistics, mel_statistics
@@ -89,6 +93,7 @@ def test_a_folder_becomes_shards_with_the_same_audio(tmp_path, music):
     assert report.hours == pytest.approx((0.5 + 0.7 + 0.6 + 0.8 + 2.5) / 3600, rel=0.02)
     assert sorted(os.listdir(tmp_path)) == ["music", "out"]
     assert sorted(os.listdir(tmp_path / "out")) == [
+        "SHA256SUMS",
         "manifest.jsonl",
         "rejects.jsonl",
         "shard-00000.array_record",
@@ -205,7 +210,7 @@ def test_rows_that_lie(tmp_path, music, row, reason):
 
 def test_honest_rows_of_every_codec_pass(tmp_path, music):
     lines = []
-    for clip in FileSource(prepare_module.scan_folder(music))._clips:
+    for clip in FileSource(scan_folder(music))._clips:
         info = soundfile.info(clip.path)
         lines.append({"path": str(clip.path), "num_samples": info.frames, "sample_rate": info.samplerate})
     (tmp_path / "m.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -288,7 +293,7 @@ def test_a_file_named_like_the_folder_at_work(tmp_path, music):
 def test_a_mount_point_is_refused_before_anything_is_decoded(tmp_path, music, monkeypatch):
     (tmp_path / "out").mkdir()
     monkeypatch.setattr(os.path, "ismount", lambda path: Path(path).name == "out")
-    monkeypatch.setattr(prepare_module, "_convert", lambda *_: pytest.fail("it decodes"))
+    monkeypatch.setattr(workers_module, "convert", lambda *_: pytest.fail("it decodes"))
     with pytest.raises(UserError, match=r"out: a mount point.*give a folder inside it"):
         prepare(music, tmp_path / "out")
 
@@ -314,7 +319,7 @@ def test_a_file_that_may_not_be_read(tmp_path, music, monkeypatch):
     def load_audio(path, **_):
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(prepare_module, "load_audio", load_audio)
+    monkeypatch.setattr(convert_module, "load_audio", load_audio)
     with pytest.raises(UserError, match=r"5 of 5 .*cannot be read \(Permission denied\)"):
         prepare(music, tmp_path / "out")
 
@@ -323,7 +328,7 @@ def test_a_clip_that_memory_does_not_hold(tmp_path, music, monkeypatch):
     def moments_of(wave):
         raise MemoryError
 
-    monkeypatch.setattr(prepare_module.MelMoments, "of", moments_of)
+    monkeypatch.setattr(convert_module.MelMoments, "of", moments_of)
     with pytest.raises(UserError, match=r"5 of 5 .*does not fit into memory"):
         prepare(music, tmp_path / "out")
 
@@ -333,7 +338,7 @@ def test_names_that_are_not_utf8(tmp_path, music):
     write(music / "silent.flac", np.zeros(24000)).rename(music / "sil\udce9nt.flac")
     (reject,) = prepare(music, tmp_path / "out").rejects
     assert reject.id == "sil\udce9nt" and "silent" in reject.reason
-    clips = prepare_module.read_manifest(tmp_path / "out/manifest.jsonl")
+    clips = read_manifest(tmp_path / "out/manifest.jsonl")
     assert Path(clips[2].labels["original"]) == music / "caf\udce9.wav"
     source = make_source(tmp_path / "out")
     assert "caf\udce9" in [source[i]["id"] for i in range(5)]
@@ -393,7 +398,7 @@ def test_a_full_disk_at_the_manifest(tmp_path, music, monkeypatch):
     def no_space(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(prepare_module, "write_manifest", no_space)
+    monkeypatch.setattr(contents_module, "write_manifest", no_space)
     with pytest.raises(UserError, match=r"No space left on device\); mend that and run the same"):
         prepare(music, tmp_path / "out")
     assert os.listdir(tmp_path) == ["music"]
@@ -434,20 +439,29 @@ SMALL = Settings(codec="pcm16")  # and shards of 30 kB: the clips a and b, c and
 def converted(monkeypatch, music):
     """The clips that are converted, in their order, into small shards; among them is one to reject."""
     write(music / "cold.wav", np.zeros(24000))
-    names, convert = [], prepare_module._convert
+    names, convert = [], workers_module.convert
 
     def counted(clip, settings):
         names.append(clip.id)
         return convert(clip, settings)
 
     monkeypatch.setattr(shards_module, "_SHARD_BYTES", 30_000)
-    monkeypatch.setattr(prepare_module, "_convert", counted)
+    monkeypatch.setattr(workers_module, "convert", counted)
     return names
+
+
+WHERE = {
+    "convert": workers_module,
+    "add_part": corpus_module,
+    "write_lists": corpus_module,
+    "write_manifest": contents_module,
+    "publish": corpus_module,
+}
 
 
 def stop_in_call(monkeypatch, name, number, *arguments):
     """Runs `prepare` with Ctrl-C in that call of one of its functions."""
-    original, calls = getattr(prepare_module, name), itertools.count(1)
+    original, calls = getattr(WHERE[name], name), itertools.count(1)
 
     def function(*args, **options):
         if next(calls) == number:
@@ -455,24 +469,25 @@ def stop_in_call(monkeypatch, name, number, *arguments):
         return original(*args, **options)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(prepare_module, name, function)
+        patch.setattr(WHERE[name], name, function)
         prepare(*arguments, settings=SMALL)
 
 
 @pytest.mark.parametrize(
     ("name", "number", "again"),
     [
-        ("_convert", 1, "a albüm/b albüm/c cold d long"),
-        ("_convert", 2, "a albüm/b albüm/c cold d long"),
-        ("_convert", 3, "albüm/c cold d long"),
-        ("_convert", 4, "albüm/c cold d long"),
-        ("_convert", 5, "albüm/c cold d long"),
-        ("_convert", 6, "long"),
+        ("convert", 1, "a albüm/b albüm/c cold d long"),
+        ("convert", 2, "a albüm/b albüm/c cold d long"),
+        ("convert", 3, "albüm/c cold d long"),
+        ("convert", 4, "albüm/c cold d long"),
+        ("convert", 5, "albüm/c cold d long"),
+        ("convert", 6, "long"),
         ("add_part", 1, "a albüm/b albüm/c cold d long"),
         ("add_part", 2, "albüm/c cold d long"),
         ("add_part", 3, "long"),
-        ("_write_lists", 1, ""),
+        ("write_lists", 1, ""),
         ("write_manifest", 2, ""),
+        ("publish", 1, ""),
     ],
 )
 def test_a_stopped_run_goes_on_and_ends_with_the_same_bytes(
@@ -485,7 +500,7 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same_bytes(
     report = prepare(music, tmp_path / "out", settings=SMALL)
     assert converted == again.split()
     assert digests(tmp_path / "out") == digests(tmp_path / "whole")
-    assert len(digests(tmp_path / "out")) == 6
+    assert len(digests(tmp_path / "out")) == 7
     assert (report.num_clips, report.hours, report.rejects) == (whole.num_clips, whole.hours, whole.rejects)
     assert sorted(os.listdir(tmp_path)) == ["music", "out", "whole"]
 
@@ -493,24 +508,24 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same_bytes(
 def test_a_run_stopped_again_and_again(tmp_path, music, monkeypatch, converted):
     prepare(music, tmp_path / "whole", settings=SMALL)
     for _ in range(2):
-        stop_in_call(monkeypatch, "_convert", 4, music, tmp_path / "out")
+        stop_in_call(monkeypatch, "convert", 4, music, tmp_path / "out")
     prepare(music, tmp_path / "out", settings=SMALL)
     assert digests(tmp_path / "out") == digests(tmp_path / "whole")
 
 
 def test_where_no_shard_was_finished_nothing_stays(tmp_path, music, monkeypatch, converted):
-    stop_in_call(monkeypatch, "_convert", 2, music, tmp_path / "out")
+    stop_in_call(monkeypatch, "convert", 2, music, tmp_path / "out")
     assert os.listdir(tmp_path) == ["music"]
 
 
 def test_unfinished_shards_do_not_stay(tmp_path, music, monkeypatch, converted):
-    stop_in_call(monkeypatch, "_convert", 5, music, tmp_path / "out")
+    stop_in_call(monkeypatch, "convert", 5, music, tmp_path / "out")
     assert sorted(os.listdir(tmp_path / "out.partial")) == ["progress.jsonl", "shard-00000.array_record"]
 
 
 @pytest.mark.parametrize("change", ["touched", "written", "another", "settings"])
 def test_what_was_made_from_something_else_is_made_again(tmp_path, music, monkeypatch, converted, change):
-    stop_in_call(monkeypatch, "_convert", 5, music, tmp_path / "out")
+    stop_in_call(monkeypatch, "convert", 5, music, tmp_path / "out")
     settings = SMALL
     if change == "touched":
         os.utime(music / "a.wav", (1, 1))
@@ -563,9 +578,11 @@ def test_a_killed_run_of_several_processes_goes_on_with_the_same_bytes(tmp_path,
 @pytest.mark.slow
 def test_workers_end_with_a_parent_that_was_killed(tmp_path, music):
     program = (
-        "import sys, os, muq_jax.data.prepare as p\n"
+        "import sys, os\n"
+        "from muq_jax.data.workers import *\n"
+        "from muq_jax.data.manifest import scan_folder\n"
         "if __name__ == '__main__':\n"
-        "    for _ in p._convert_all(p.scan_folder(sys.argv[1]), p.Settings(), 2):\n"
+        "    for _ in convert_all(scan_folder(sys.argv[1]), Settings(), 2):\n"
         "        os.kill(os.getpid(), 9)\n"
     )
     # The workers hold this pipe, too: its end is theirs.
@@ -577,8 +594,8 @@ def test_workers_end_with_a_parent_that_was_killed(tmp_path, music):
     ("end", "expected"), [("terminate", KeyboardInterrupt), ("kill", UserError)], ids=["told", "killed"]
 )
 def test_a_worker_told_to_end_is_an_interruption_and_one_that_dies_is_not(tmp_path, music, end, expected):
-    clips = prepare_module.scan_folder(music) * 10
-    results = prepare_module._convert_all(clips, Settings(), 2)
+    clips = scan_folder(music) * 10
+    results = workers_module.convert_all(clips, Settings(), 2)
     next(results)
     for worker in multiprocessing.active_children():
         getattr(worker, end)()

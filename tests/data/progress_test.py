@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-from muq_jax.data.progress import PROGRESS_FILE, Part, add_part, finished_parts
+from muq_jax.data.contents import Contents
+from muq_jax.data.progress import PROGRESS_FILE, add_part, finished_parts
 from muq_jax.data.statistics import MelMoments
 from muq_jax.errors import UserError
 
@@ -30,7 +31,7 @@ def folder(tmp_path):
 def part(number):
     rows = [{"id": f"{number}.{i}", "path": shard(number), "tempo": 0.1 + i} for i in range(2)]
     rejects = [{"id": "caf\udce9", "path": "caf\udce9.wav", "reason": "silent"}] if number else []
-    return Part(rows, rejects, MelMoments(number + 1, 1 / 3, 2e-17))
+    return Contents(rows, rejects, MelMoments(number + 1, 1 / 3, 2e-17), {shard(number): "ab" * 32})
 
 
 def names(folder):

@@ -250,6 +250,23 @@ def test_statistics_are_the_shards_else_given_else_measured(tmp_path):
         assert build.resolve_stat(config) == expected
 
 
+def test_a_mixture_of_corpora_has_the_statistics_of_what_is_drawn(tmp_path):
+    for name, mean in (("one", 0.0), ("two", 4.0)):
+        soundfile.write(tmp_path / f"{name}.wav", 0.1 * np.ones(24_000), 24_000)
+        (tmp_path / f"{name}.jsonl").write_text(f'{{"path": "{name}.wav"}}\n')
+        prepare(tmp_path / f"{name}.jsonl", tmp_path / name)
+        (tmp_path / name / "stats.json").write_text(f'{{"mean": {mean}, "std": 1.0, "count": 7}}')
+    config = mel_rvq.get_config("smoke")
+    config.data.source = f"{tmp_path}/one=3,{tmp_path}/two=1"
+    assert build.resolve_stat(config) == (1.0, 2.0)
+    assert len(build.train_source(config)) == 2 and build.valid_source(config) is None
+    config.data.source += ",toy_music:64=1"
+    assert build.train_source(config).weights == [3, 1, 1]
+    assert {build.valid_source(config)[i]["id"] for i in range(2)} < {
+        example["id"] for example in map(make_source("toy_music:64").__getitem__, range(64))
+    }
+
+
 def test_large_builds_the_released_models_sizes():
     config = resolved(muq.get_config("large"), stat=UPSTREAM_STAT)
     trainee = build.make_trainee(config, sizes_of_rvq())
