@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from experiments.configs import mel_rvq
 from muq_jax import parallel
 from muq_jax.audio.mel import MelConfig
 from muq_jax.convert import mel_rvq as mel_rvq_names
@@ -67,7 +68,7 @@ def make_task(config: ConfigDict, trainee: Trainee, mesh: Mesh) -> Task:
     data = config.data
     reading = dict(
         batch_size=data.batch_size,
-        crop_samples=_crop_samples(config),
+        crop_samples=crop_samples(config),
         rows=parallel.host_rows(mesh, data.batch_size),
         num_workers=data.num_workers,
         num_threads=data.num_threads,
@@ -172,13 +173,40 @@ def _mel_config(config: ConfigDict) -> MelConfig:
     return MelConfig(**config.model.mel.to_dict(), mean=mean, std=std)
 
 
-def _crop_samples(config: ConfigDict) -> int:
+def crop_samples(config: ConfigDict) -> int:
     return round(config.data.crop_seconds * config.model.mel.sample_rate_hz)
 
 
 def mel_rvq_config(config: ConfigDict) -> MelRVQConfig:
     """Returns the model of a configuration of `mel_rvq.py`."""
     return MelRVQConfig(_mel_config(config), RVQConfig(**config.model.rvq.to_dict()), config.model.label_rate)
+
+
+def rvq_config(config: ConfigDict) -> ConfigDict:
+    """Returns the configuration of the Mel-RVQ that a MuQ's own configuration asks to be fitted first.
+
+    Raises:
+        UserError: it does not ask.
+    """
+    if config.targets.fit is None:
+        raise UserError(
+            "targets.rvq is not set: MuQ learns to predict the codes of a trained Mel-RVQ. Fit one with\n"
+            "  python -m experiments.train --config=experiments/configs/mel_rvq.py:large --workdir=RVQ_DIR "
+            f"--config.data.source={config.data.source}\n"
+            "and add --config.targets.rvq=RVQ_DIR, or let this run fit one first by "
+            "--config.targets.fit=tiny."
+        )
+    rvq = mel_rvq.get_config(config.targets.fit)
+    rvq.seed = config.seed
+    rvq.mesh = config.mesh
+    rvq.model.mel = config.model.mel
+    rvq.model.stat = config.model.stat
+    rvq.model.label_rate = config.model.label_rate
+    frames_per_token = 100 // config.model.label_rate
+    rvq.model.rvq.input_dim = config.model.mel.num_mels * frames_per_token
+    for name in ("source", "valid_source", "gain_db", "random_channel", "num_workers", "num_threads"):
+        rvq.data[name] = config.data[name]
+    return rvq
 
 
 def _make_mel_rvq(config: ConfigDict, rvq: MelRVQ | None) -> Trainee:
@@ -191,7 +219,7 @@ def _make_mel_rvq(config: ConfigDict, rvq: MelRVQ | None) -> Trainee:
     return Trainee(
         objective=MelRVQObjective(model),
         num_codes=model.rvq.num_codes,
-        flops_per_clip=mel_rvq_training_flops(model, _crop_samples(config)),
+        flops_per_clip=mel_rvq_training_flops(model, crop_samples(config)),
         model_config=mel_rvq_to_json(model),
         to_torch=to_torch,
     )
@@ -243,7 +271,7 @@ def _make_masked_prediction(config: ConfigDict, rvq: MelRVQ | None) -> Trainee:
         objective=MaskedPrediction(MuQModel(model, config.model.dtype), targets),
         num_codes=model.num_codes,
         flops_per_clip=muq_training_flops(
-            model, _crop_samples(config), frozen_subsampling="subsample" in config.optim.frozen
+            model, crop_samples(config), frozen_subsampling="subsample" in config.optim.frozen
         ),
         model_config=to_upstream_json(model),
         to_torch=to_torch,

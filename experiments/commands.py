@@ -5,13 +5,14 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from absl import flags
 from absl import logging as absl_logging
 
-from muq_jax.cli import FAILED, INTERRUPTED
+from muq_jax.cli import DONE, FAILED, INTERRUPTED, WRONG_USAGE
 from muq_jax.errors import UserError, is_full_disk
 
 
@@ -26,6 +27,39 @@ def set_up_logging(line: str) -> None:
     # Orbax logs a traceback for each thread that a failed save passes through; the failure itself is raised
     # to us.
     absl_logging.set_verbosity(absl_logging.FATAL)
+
+
+def flags_parser(config: flags.FlagHolder) -> Callable[[Sequence[str]], list[str]]:
+    """Returns a parser for `app.run` that ends with one line and `WRONG_USAGE` where a flag is wrong.
+
+    Args:
+        config: the flag that names a configuration file.
+    """
+
+    def parse(argv: Sequence[str]) -> list[str]:
+        try:
+            rest = flags.FLAGS(argv)
+            # A configuration file that could not be loaded says so only when something of it is read.
+            getattr(config.value, "seed", None)
+            return rest
+        except SystemExit:  # --help and its kin, which absl ends as a failure
+            sys.exit(DONE)
+        except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+            print(f"error: {_last_words(error)}", file=sys.stderr)
+            sys.exit(WRONG_USAGE)
+
+    return parse
+
+
+def _last_words(error: Exception) -> str:
+    """Returns what config_flags means: it puts the traceback of a configuration file into the message."""
+    cause: Any = error
+    while isinstance(cause, BaseException) and cause.args:
+        cause = cause.args[0] if not isinstance(cause, OSError) else str(cause)
+    text = str(cause).strip()
+    if "Traceback (most recent call last)" in text:
+        text = text.splitlines()[-1].partition(": ")[2]
+    return " ".join(text.split())
 
 
 def run_command(work: Callable[[], int], workdir: Path) -> int:

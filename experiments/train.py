@@ -24,7 +24,6 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict, config_flags
 
 from experiments import build, commands
-from experiments.configs import mel_rvq
 from muq_jax import parallel
 from muq_jax.checkpoint import newest_step
 from muq_jax.cli import DONE, INTERRUPTED, WRONG_USAGE
@@ -91,7 +90,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike[str], *, profile_steps: i
             config.model.stat = tuple(stored["model"]["stat"])
         config.model.stat = build.resolve_stat(config)
         if config.targets.get("name") == "mel_rvq":
-            rvq_config = _rvq_config(config)
+            rvq_config = build.rvq_config(config)
             rvq = MelRVQ(build.mel_rvq_config(rvq_config), {})  # its sizes; it is fitted below
     _check_config(config, stored, workdir)
     # Every mistake shows here, before hours of work.
@@ -130,33 +129,6 @@ def _fitted_rvq(folder: Path) -> MelRVQ:
                 "command again until it says that it is done."
             )
     return MelRVQ.from_pretrained(folder)
-
-
-def _rvq_config(config: ConfigDict) -> ConfigDict:
-    """Returns the configuration of the Mel-RVQ that a MuQ's own configuration asks to be fitted first.
-
-    Raises:
-        UserError: it does not ask.
-    """
-    if config.targets.fit is None:
-        raise UserError(
-            "targets.rvq is not set: MuQ learns to predict the codes of a trained Mel-RVQ. Fit one with\n"
-            "  python -m experiments.train --config=experiments/configs/mel_rvq.py:large --workdir=RVQ_DIR "
-            f"--config.data.source={config.data.source}\n"
-            "and add --config.targets.rvq=RVQ_DIR, or let this run fit one first by "
-            "--config.targets.fit=tiny."
-        )
-    rvq = mel_rvq.get_config(config.targets.fit)
-    rvq.seed = config.seed
-    rvq.mesh = config.mesh
-    rvq.model.mel = config.model.mel
-    rvq.model.stat = config.model.stat
-    rvq.model.label_rate = config.model.label_rate
-    frames_per_token = 100 // config.model.label_rate
-    rvq.model.rvq.input_dim = config.model.mel.num_mels * frames_per_token
-    for name in ("source", "valid_source", "gain_db", "random_channel", "num_workers", "num_threads"):
-        rvq.data[name] = config.data[name]
-    return rvq
 
 
 def _read_config(workdir: Path) -> dict[str, Any] | None:
@@ -268,29 +240,5 @@ def main(argv: Sequence[str]) -> int:
     return commands.run_command(work, workdir)
 
 
-def _parse_flags(argv: Sequence[str]) -> list[str]:
-    try:
-        rest = flags.FLAGS(argv)
-        # A configuration file that could not be loaded says so only when something of it is read.
-        getattr(_CONFIG.value, "seed", None)
-        return rest
-    except SystemExit:  # --help and its kin, which absl ends as a failure
-        sys.exit(DONE)
-    except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
-        print(f"error: {_last_words(error)}", file=sys.stderr)
-        sys.exit(WRONG_USAGE)
-
-
-def _last_words(error: Exception) -> str:
-    """Returns what config_flags means: it puts the traceback of a configuration file into the message."""
-    cause: Any = error
-    while isinstance(cause, BaseException) and cause.args:
-        cause = cause.args[0] if not isinstance(cause, OSError) else str(cause)
-    text = str(cause).strip()
-    if "Traceback (most recent call last)" in text:
-        text = text.splitlines()[-1].partition(": ")[2]
-    return " ".join(text.split())
-
-
 if __name__ == "__main__":
-    app.run(main, flags_parser=_parse_flags)
+    app.run(main, flags_parser=commands.flags_parser(_CONFIG))

@@ -1,12 +1,13 @@
 """The mesh, where arrays live on it, and how the hosts' rows become one global batch."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from muq_jax.errors import UserError
@@ -15,22 +16,36 @@ from muq_jax.nn.sharding import BATCH_AXES
 # An array under 64 Ki elements (256 KiB in float32) costs less to keep everywhere than to gather.
 MIN_SHARDED_SIZE = 2**16
 
+# 16 devices hold a sixteenth of a `large`'s parameters and moments each, 0.25 GB: more of them save nothing,
+# and their gathers go farther.
+MAX_CHOSEN_FSDP = 16
+
 Rule = tuple[str, PartitionSpec]
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, *, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Returns the mesh (`data`, `fsdp`): both axes split the batch, `fsdp` also splits the parameters.
 
+    Where the devices are those of several slices (their `slice_index` differs), groups of `fsdp` devices lie
+    within a slice and `data` spans the slices: over the slow network between them go gradients alone.
+
     Args:
         data: number of groups that hold a whole copy of the parameters; -1 takes what `fsdp` leaves.
-        fsdp: devices that share one copy; -1 takes what `data` leaves.
+        fsdp: devices that share one copy; -1 takes what `data` leaves. Where both are -1, as many as a slice
+            can be cut into evenly, up to `MAX_CHOSEN_FSDP`.
         devices: the devices to use; all of them by default.
 
     Raises:
-        UserError: the sizes do not multiply to the number of devices.
+        UserError: the sizes do not multiply to the number of devices, or not within a slice.
     """
     devices = list(jax.devices() if devices is None else devices)
+    members: dict[int, list[jax.Device]] = {}
+    for device in devices:
+        members.setdefault(getattr(device, "slice_index", 0), []).append(device)
+    num_slices = len(members)
     sizes = {"data": data, "fsdp": fsdp}
+    if data == fsdp == -1:
+        sizes["fsdp"] = math.gcd(len(devices) // num_slices, MAX_CHOSEN_FSDP)
     free = [name for name, size in sizes.items() if size == -1]
     fixed = int(np.prod([size for size in sizes.values() if size != -1]))
     if len(free) == 1 and fixed > 0 and len(devices) % fixed == 0:
@@ -40,10 +55,21 @@ def make_mesh(data: int = -1, fsdp: int = 1, *, devices: Sequence[jax.Device] | 
             f"mesh.data={data} and mesh.fsdp={fsdp} do not fit {len(devices)} devices: the product must be "
             f"{len(devices)}. Set one of them to -1 to let it take what the other leaves."
         )
-    # Auto: with Explicit, make_mesh's default, Linen's layers raise ShardingTypeError.
-    return jax.make_mesh(
-        (sizes["data"], sizes["fsdp"]), BATCH_AXES, axis_types=(AxisType.Auto,) * 2, devices=devices
-    )
+    if sizes["data"] % num_slices:
+        raise UserError(
+            f"mesh.fsdp={sizes['fsdp']} does not fit into {num_slices} slices of "
+            f"{len(devices) // num_slices} devices: parameters would be gathered over the network between "
+            "slices. Take a divisor of a slice's devices."
+        )
+    # Not `jax.make_mesh`, which takes no slices, and cuts an axis of the torus on a v5e only: on a v5p of
+    # 4x4x4 there would be no group of 8.
+    shape = (sizes["data"] // num_slices, sizes["fsdp"])
+    slices = [
+        mesh_utils.create_device_mesh(shape, members[index], allow_split_physical_axes=True)
+        for index in sorted(members)
+    ]
+    # Auto: with Explicit, the default, Linen's layers raise ShardingTypeError.
+    return Mesh(np.concatenate(slices), BATCH_AXES, axis_types=(AxisType.Auto,) * 2)
 
 
 def state_shardings(
@@ -86,28 +112,38 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
-def host_rows(mesh: Mesh, batch_size: int) -> tuple[int, int]:
-    """Returns the rows `[lo, hi)` of a global batch that this host's devices own, and that it has to read.
+def host_rows(mesh: Mesh, batch_size: int) -> tuple[int, ...]:
+    """Returns the rows of a global batch that this host's devices own, and that it has to read, in order.
+
+    They need not be neighbours: on most slices of a pod a host's chips are a square of the torus, and the
+    mesh goes along its rows.
 
     Raises:
         UserError: the batch does not divide evenly over the devices.
-        ValueError: this host's devices are not neighbours in the mesh.
     """
-    if batch_size % mesh.size:
-        raise UserError(
-            f"data.batch_size={batch_size} does not divide over the {mesh.size} devices of the mesh: "
-            f"take a multiple of {mesh.size}."
-        )
+    check_batch_size(mesh, batch_size)
     owned = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
-    slices = [index[0].indices(batch_size) for index in owned if index is not None]
-    lo, hi = min(s[0] for s in slices), max(s[1] for s in slices)
-    if hi - lo != len(slices) * (batch_size // mesh.size):
-        raise ValueError(f"this host's devices own rows {sorted(slices)} of the batch, which do not touch")
-    return lo, hi
+    rows = {row for index in owned if index is not None for row in range(*index[0].indices(batch_size))}
+    return tuple(sorted(rows))
+
+
+def check_batch_size(mesh: Mesh, batch_size: int) -> None:
+    """Raises a UserError, which names the nearest ones that do, where a batch does not divide evenly."""
+    if batch_size % mesh.size == 0:
+        return
+    below = batch_size // mesh.size * mesh.size
+    nearest = f"{below} or {below + mesh.size}" if below else str(mesh.size)
+    raise UserError(
+        f"data.batch_size={batch_size} does not divide over the {mesh.size} devices of the mesh: take a "
+        f"multiple of {mesh.size}, such as {nearest}."
+    )
 
 
 def put_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
-    """Returns the global arrays of which `batch` holds this host's rows; what is no number stays behind."""
+    """Returns the global arrays of which `batch` holds this host's rows, in the order of `host_rows`.
+
+    What is no number stays behind.
+    """
     sharding = batch_sharding(mesh)
     arrays = {name: np.asarray(rows) for name, rows in batch.items()}
     # On several hosts JAX takes this for an implicit transfer, which the training loop disallows.

@@ -84,6 +84,9 @@ def train_group(num_steps: int, *, log_every: int, eval_every: int, checkpoint_e
     return train
 
 
-def mesh_group() -> ConfigDict:
-    """Devices that share one copy of the parameters (fsdp), times copies (data); -1 takes the rest."""
-    return ConfigDict({"data": -1, "fsdp": 1})
+def mesh_group(*, fsdp: int = 1) -> ConfigDict:
+    """Devices that share one copy of the parameters (fsdp), times copies (data); -1 takes the rest.
+
+    Where both are -1, fsdp is chosen from the number of devices, see `parallel.make_mesh`.
+    """
+    return ConfigDict({"data": -1, "fsdp": fsdp})

@@ -24,13 +24,14 @@ experiments/RESULTS.md.
 """
 
 import dataclasses
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from experiments.configs import groups
 from muq_jax.models.config import PRESETS
 
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "tiny": dict(
         num_steps=6000, batch_size=8, crop_seconds=5, warmup_steps=100, peak_lr=3e-4,
         log_every=50, eval_every=500, checkpoint_every=250, fit="tiny", dropout=0.0,
@@ -46,22 +47,28 @@ VARIANTS = {
     ),
     "large": dict(
         num_steps=400_000, batch_size=192, crop_seconds=30, warmup_steps=32_000, peak_lr=5e-4,
-        log_every=100, eval_every=5000, checkpoint_every=1000, fit=None,
+        log_every=100, eval_every=5000, checkpoint_every=1000, fit=None, dtype="bfloat16", fsdp=-1,
     ),
 }  # fmt: skip
+VARIANTS |= {
+    "large_v5p_128": VARIANTS["large"],
+    "large_v5e_256": VARIANTS["large"]
+    | dict(batch_size=256, num_steps=300_000, warmup_steps=24_000, peak_lr=5.8e-4),
+    "large_8xh100": VARIANTS["large"] | dict(accumulate=2),
+}
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """Returns the configuration of a variant, `tiny` by default."""
     sizes = groups.variant_of(arg, VARIANTS)
     name = arg or next(iter(VARIANTS))
-    preset = PRESETS[name]
+    preset = PRESETS[name.partition("_")[0]]
     smoke = name == "smoke"
 
     config = ConfigDict()
     config.seed = 0
     config.model = ConfigDict()
-    config.model.dtype = "float32"
+    config.model.dtype = sizes.get("dtype", "float32")
     config.model.mel = groups.mel_group(preset.mel)
     config.model.stat = groups.stat_field(groups.UPSTREAM_STAT if smoke else None)
     config.model.label_rate = preset.label_rate
@@ -104,7 +111,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.optim.eps = 1e-6
     config.optim.weight_decay = 0.01
     config.optim.clip_norm = groups.optional(float, 10.0)
-    config.optim.accumulate = 1
+    config.optim.accumulate = sizes.get("accumulate", 1)
     config.optim.frozen = sizes.get("frozen", ())
 
     config.train = groups.train_group(
@@ -113,5 +120,5 @@ def get_config(arg: str | None = None) -> ConfigDict:
         eval_every=sizes["eval_every"],
         checkpoint_every=sizes["checkpoint_every"],
     )
-    config.mesh = groups.mesh_group()
+    config.mesh = groups.mesh_group(fsdp=sizes.get("fsdp", 1))
     return config

@@ -20,7 +20,7 @@ from muq_jax.data.sources import Source
 from muq_jax.data.transforms import Augment, CentreCrop, Crop, RandomCrop
 from muq_jax.errors import UserError
 
-Rows = tuple[int, int]
+Rows = Sequence[int]
 
 
 class Batch(TypedDict):
@@ -102,7 +102,7 @@ def make_batches(
         seed: from 0 to 2**32 - 1; decides order, crops and augmentation.
         start_step: the first batch to give, as if those before had been read.
         num_epochs: passes over the source; a last, incomplete batch is dropped. None never ends.
-        rows: (first, one past the last) row of every global batch that this host reads; None reads all.
+        rows: the rows of every global batch that this host reads, in ascending order; None reads all.
         num_workers: processes that make batches; with 0 it is threads of this process, which is as fast on
             few cores and starts at once. A script that uses processes needs the `if __name__ == "__main__"`
             guard.
@@ -159,7 +159,7 @@ def _in_order(source: Source, seed: int, shuffle: bool, num_epochs: int | None) 
 
 
 class _HostRows(grain.MapDataset):
-    """Rows [lo, hi) of every global batch; element k is this host's part of batch k.
+    """Some rows of every global batch; element k is this host's part of batch k.
 
     It comes after `random_map`, whose random numbers are keyed by the index it sees: the global one here,
     so that no two hosts draw the same.
@@ -174,10 +174,10 @@ class _HostRows(grain.MapDataset):
         filler: Crop | None = None,
     ):
         super().__init__(parent)
-        lo, hi = rows or (0, batch_size)
-        if not 0 <= lo < hi <= batch_size:
-            raise ValueError(f"rows {rows} are not rows of a batch of {batch_size}")
-        self._batch_size, self._rows = batch_size, range(lo, hi)
+        rows = range(batch_size) if rows is None else rows
+        if not rows or sorted({*rows} & {*range(batch_size)}) != list(rows):
+            raise ValueError(f"rows {rows} are not rows, in ascending order, of a batch of {batch_size}")
+        self._batch_size, self._rows = batch_size, tuple(rows)
         self._num_batches, self._filler = num_batches, filler
 
     def __len__(self) -> int:
@@ -197,7 +197,7 @@ def _close(iterator: list[grain.DatasetIterator]) -> None:
         iterator.pop().close()
 
 
-def _collate(crops: Sequence[Crop], rows: range) -> Batch:
+def _collate(crops: Sequence[Crop], rows: Rows) -> Batch:
     return {
         "wave": np.stack([crop["wave"] for crop in crops]),
         "num_samples": np.array([crop["num_samples"] for crop in crops], np.int32),

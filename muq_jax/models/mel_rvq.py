@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from muq_jax.audio.framing import num_frames
 from muq_jax.audio.mel import MelConfig, denormalize, log_mel, normalize
 from muq_jax.models.config import MelRVQConfig
+from muq_jax.nn.sharding import constrain_batch
 from muq_jax.nn.valid import first_valid
 from muq_jax.quantize.rvq import ResidualVQ, dequantize, quantize
 
@@ -54,8 +55,8 @@ def stacked_mel(
     Returns:
         The normalised log-mel float32 [B, T, frames_per_token * F] and `valid` bool [B, T].
     """
-    mel_db = log_mel(wave, num_samples, config=mel)
-    stacked = stack_frames(normalize(mel_db, mel), frames_per_token)
+    mel_db = constrain_batch(log_mel(constrain_batch(wave), num_samples, config=mel))
+    stacked = constrain_batch(stack_frames(normalize(mel_db, mel), frames_per_token))
     batch, tokens, _ = stacked.shape
     if num_samples is None:
         return stacked, jnp.ones((batch, tokens), bool)

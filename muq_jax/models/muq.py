@@ -100,11 +100,12 @@ def normalized_mel(
     config = config or MelConfig()
     if wave.shape[1] < MIN_SAMPLES:
         wave = jnp.pad(wave, ((0, 0), (0, MIN_SAMPLES - wave.shape[1])))
+    wave = constrain_batch(wave)
     if num_samples is None:
-        return normalize(log_mel(wave, config=config), config), None
+        return constrain_batch(normalize(log_mel(wave, config=config), config)), None
     length = wave.shape[1]
     # Here, since a short clip's padding is heard up to MIN_SAMPLES and must be the zeros that it counts as.
     wave = jnp.where(first_valid(num_samples, length), wave, 0)
     num_samples = jnp.where(num_samples > 0, jnp.clip(num_samples, MIN_SAMPLES, length), 0)
     mel_db = log_mel(wave, num_samples, config=config)
-    return normalize(mel_db, config), num_frames(num_samples, config.hop_length)
+    return constrain_batch(normalize(mel_db, config)), num_frames(num_samples, config.hop_length)

@@ -89,9 +89,9 @@ class FeedForward(nn.Module):
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
         config = self.config
-        h = nn.swish(linear(config.width, config.ffn_width, self.dtype, "expand")(x))
+        h = nn.swish(constrain_batch(linear(config.width, config.ffn_width, self.dtype, "expand")(x)))
         h = nn.Dropout(config.activation_dropout, deterministic=not train)(h)
-        y = linear(config.ffn_width, config.width, self.dtype, "project")(h)
+        y = constrain_batch(linear(config.ffn_width, config.width, self.dtype, "project")(h))
         return nn.Dropout(config.hidden_dropout, deterministic=not train)(y)
 
 
@@ -108,9 +108,10 @@ class ConvolutionModule(nn.Module):
     def __call__(self, x: Array, valid: Array | None, *, train: bool) -> Array:
         config = self.config
         x = LayerNorm(dtype=self.dtype, name="norm")(x)
-        x = linear(config.width, 2 * config.width, self.dtype, "expand", use_bias=False)(x)
-        x = zero_invalid(nn.glu(x, axis=-1), valid)  # value half first, gate second
+        x = constrain_batch(linear(config.width, 2 * config.width, self.dtype, "expand", use_bias=False)(x))
+        x = constrain_batch(zero_invalid(nn.glu(x, axis=-1), valid))  # value half first, gate second
         x = DepthwiseConv(config.conv_kernel, config.conv_impl, self.dtype, name="depthwise")(x)
+        x = constrain_batch(x)
         norm = BatchNorm(groups=config.batch_norm_groups, dtype=self.dtype, name="batch_norm")
         x = norm(x, valid, train=train)
         x = linear(config.width, config.width, self.dtype, "project", use_bias=False)(nn.swish(x))

@@ -23,7 +23,7 @@ from muq_jax.train.journal import Counters, Journal
 from muq_jax.train.optim import OptimConfig, make_optimizer
 from muq_jax.train.profile import Profile
 from muq_jax.train.state import TrainState, abstract_state, init_state
-from muq_jax.train.step import make_eval_step, make_train_step
+from muq_jax.train.step import jit_train_step, make_eval_step
 from muq_jax.train.watchdog import Watchdog
 
 _log = logging.getLogger(__name__)
@@ -139,15 +139,7 @@ def run(
             levels=task.levels,
             counters=counters,
         )
-        shardings = jax.tree.map(lambda a: a.sharding, abstract)
-        train_step = jax.jit(
-            make_train_step(
-                task.objective, optimizer, accumulate=config.accumulate, frozen=task.optim.frozen
-            ),
-            in_shardings=(shardings, parallel.batch_sharding(mesh), parallel.replicated(mesh)),
-            out_shardings=(shardings, parallel.replicated(mesh)),
-            donate_argnums=0,
-        )
+        train_step = jit_train_step(task.objective, task.optim, abstract, mesh, accumulate=config.accumulate)
         evaluate = _make_evaluate(task, config, mesh)
         base_key = jax.device_put(jax.random.key(config.seed), parallel.replicated(mesh))
 

@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from muq_jax import parallel
 from muq_jax.objectives.metric import Mean
 from muq_jax.objectives.objective import Batch, LossOutput, Objective
-from muq_jax.train.optim import without_gradient
+from muq_jax.train.optim import OptimConfig, make_optimizer, without_gradient
 from muq_jax.train.state import TrainState
 
 
@@ -83,6 +84,28 @@ def make_train_step(
         return state, StepOutput(finite, output.loss, grad_norm, num_samples, metrics)
 
     return train_step
+
+
+def jit_train_step(
+    objective: Objective, optim: OptimConfig, abstract: TrainState, mesh: Mesh, *, accumulate: int = 1
+) -> Any:
+    """Returns `make_train_step` jitted for `mesh`: what a run trains with and what `compile` looks at.
+
+    The state given to it is donated.
+
+    Args:
+        objective, optim, accumulate: as in `make_train_step`.
+        abstract: of `abstract_state`, whose shardings the state keeps.
+        mesh: its devices may be real or a topology's that can only be compiled for.
+    """
+    state = jax.tree.map(lambda a: a.sharding, abstract)
+    step = make_train_step(objective, make_optimizer(optim), accumulate=accumulate, frozen=optim.frozen)
+    return jax.jit(
+        step,
+        in_shardings=(state, parallel.batch_sharding(mesh), parallel.replicated(mesh)),
+        out_shardings=(state, parallel.replicated(mesh)),
+        donate_argnums=0,
+    )
 
 
 def make_eval_step(objective: Objective) -> Callable[[TrainState, Batch, jax.Array], dict[str, Mean]]:

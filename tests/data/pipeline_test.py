@@ -42,7 +42,7 @@ def read(num_batches, *, hosts=1, workers=0, start=0, **options):
             crop_samples=CROP,
             seed=3,
             start_step=start,
-            rows=(host * n, host * n + n),
+            rows=range(host * n, host * n + n),
             num_workers=workers,
             num_threads=2,
             **options,
@@ -142,7 +142,7 @@ def test_eval_batches_are_complete_and_static(hosts):
     rows = []
     for host in range(hosts):
         with make_eval_batches(
-            Ramps(37), batch_size=GLOBAL, crop_samples=CROP, rows=(host * n, host * n + n)
+            Ramps(37), batch_size=GLOBAL, crop_samples=CROP, rows=range(host * n, host * n + n)
         ) as batches:
             for k, batch in enumerate(batches):
                 assert batch["wave"].shape == (n, CROP)
@@ -184,9 +184,19 @@ def test_a_closed_iterator_is_at_its_end():
     assert list(batches) == []
 
 
-def test_rows_outside_the_batch():
+@pytest.mark.parametrize("rows", [(4, 9), (-1, 2), (3, 2), (2, 2), ()])
+def test_rows_that_are_none_of_the_batch(rows):
     with pytest.raises(ValueError, match="rows"):
-        make_batches(Ramps(37), batch_size=8, crop_samples=CROP, seed=0, rows=(4, 9))
+        make_batches(Ramps(37), batch_size=8, crop_samples=CROP, seed=0, rows=rows)
+
+
+def test_a_host_may_read_rows_that_are_no_neighbours():
+    [whole] = read(1)
+    with make_batches(Ramps(37), batch_size=GLOBAL, crop_samples=CROP, seed=3, rows=(1, 2, 6)) as batches:
+        part = next(batches)
+    assert part["id"] == [whole["id"][row] for row in (1, 2, 6)]
+    for name in ("wave", "num_samples", "row"):
+        np.testing.assert_array_equal(part[name], whole[name][[1, 2, 6]])
 
 
 class Broken(Ramps):

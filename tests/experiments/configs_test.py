@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from experiments.configs import muq
+
 GOLDEN = Path(__file__).parents[1] / "golden_configs"
 VARIANTS = [
     *(("mel_rvq", variant) for variant in ("smoke", "tiny", "large")),
-    *(("muq", variant) for variant in ("smoke", "tiny", "base", "large")),
+    *(("muq", variant) for variant in muq.VARIANTS),
 ]
 
 
@@ -58,13 +60,22 @@ def test_tiny_is_the_default_and_others_are_named(name):
 
 
 def test_large_is_the_papers_recipe():
-    muq, rvq = get_config("muq", "large"), get_config("mel_rvq", "large")
-    assert (muq.data.batch_size, muq.data.crop_seconds) == (192, 30.0)
-    assert (muq.train.num_steps, muq.optim.warmup_steps, muq.optim.peak_lr) == (400_000, 32_000, 5e-4)
-    assert (muq.optim.beta1, muq.optim.beta2, muq.optim.eps) == (0.9, 0.98, 1e-6)
-    assert (muq.optim.weight_decay, muq.optim.clip_norm, muq.optim.schedule) == (0.01, 10.0, "warmup_linear")
+    large, rvq = get_config("muq", "large"), get_config("mel_rvq", "large")
+    assert (large.data.batch_size, large.data.crop_seconds) == (192, 30.0)
+    assert (large.train.num_steps, large.optim.warmup_steps, large.optim.peak_lr) == (400_000, 32_000, 5e-4)
+    assert (large.optim.beta1, large.optim.beta2, large.optim.eps) == (0.9, 0.98, 1e-6)
+    optim = large.optim
+    assert (optim.weight_decay, optim.clip_norm, optim.schedule) == (0.01, 10.0, "warmup_linear")
     assert (rvq.data.batch_size, rvq.data.crop_seconds, rvq.train.num_steps) == (32, 5.0, 4000)
     assert (rvq.optim.peak_lr, rvq.optim.schedule, rvq.optim.clip_norm) == (1e-4, "constant", None)
+
+
+def test_every_large_recipe_sees_as_many_clips():
+    for variant in muq.VARIANTS:
+        if variant.startswith("large"):
+            config = get_config("muq", variant)
+            assert config.train.num_steps * config.data.batch_size == 400_000 * 192
+            assert config.optim.warmup_steps * config.data.batch_size == 32_000 * 192
 
 
 if __name__ == "__main__":

@@ -290,7 +290,7 @@ def test_random_projection_targets_need_no_rvq():
 def test_a_mel_rvq_to_be_fitted_hears_the_same_data():
     config = resolved(muq.get_config("smoke"))
     config.data.source, config.seed, config.model.label_rate = "toy_music:30", 5, 50
-    rvq = train._rvq_config(config)
+    rvq = build.rvq_config(config)
     assert (rvq.data.source, rvq.seed, rvq.model.stat) == ("toy_music:30", 5, (6.0, 18.0))
     assert (rvq.model.label_rate, rvq.model.rvq.input_dim) == (50, 256)
     build.make_trainee(rvq, None)
