@@ -119,6 +119,16 @@ def put_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
         }
 
 
+def place(tree: Any, shardings: Any) -> Any:
+    """Returns a tree of arrays, which every host holds whole, as global arrays; no device gets more than its part."""
+
+    def one(array: Any, sharding: NamedSharding) -> jax.Array:
+        array = np.asarray(array)
+        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+    return jax.tree.map(one, tree, shardings)
+
+
 def fetch(tree: Any) -> Any:
     """Returns a tree's global arrays whole, as numpy arrays on every host; all hosts have to take part."""
     if jax.process_count() > 1:

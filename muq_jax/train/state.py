@@ -59,8 +59,20 @@ def abstract_state(objective: Objective, optimizer: optax.GradientTransformation
 
 
 def init_state(
-    objective: Objective, optimizer: optax.GradientTransformation, mesh: Mesh, key: jax.Array
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    key: jax.Array,
+    given: Mapping[str, Any] | None = None,
 ) -> TrainState:
-    """Returns the state at step 0. Arrays are created sharded: no device ever holds a large one whole."""
+    """Returns the state at step 0. Arrays are created sharded: no device ever holds a large one whole.
+
+    Args:
+        objective, optimizer, mesh, key: what is trained, where, and what it is drawn from.
+        given: collections of the model state that are not drawn but have these values.
+    """
     shardings = jax.tree.map(lambda a: a.sharding, abstract_state(objective, optimizer, mesh))
-    return jax.jit(_make_init(objective, optimizer), out_shardings=shardings)(key)
+    state = jax.jit(_make_init(objective, optimizer), out_shardings=shardings)(key)
+    # Placed afterwards: inside of the jitted function a teacher would be a constant of the program.
+    placed = {name: parallel.place(tree, shardings.model_state[name]) for name, tree in (given or {}).items()}
+    return state.replace(model_state={**state.model_state, **placed})
