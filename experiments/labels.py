@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from experiments import build
 from muq_jax import parallel
-from muq_jax.convert import mel_rvq, muq, rules
+from muq_jax.convert import rules
 from muq_jax.data import labels as stored
 from muq_jax.data.sources import Example, Source
 from muq_jax.inference.labels import label_clips, make_encode
@@ -59,7 +59,7 @@ def write_labels(config: ConfigDict, rvq: HiddenRVQ, mesh: Mesh, folder: Path) -
         )
 
     made_from = {
-        "hidden_rvq_sha256": _sha256(rvq),
+        "hidden_rvq_sha256": rules.params_sha256(dict(rules.flatten(rvq.variables))),
         "layer": rvq.config.layer,
         "dtype": rvq.config.dtype,
         "token_samples": token_samples,
@@ -77,14 +77,6 @@ def write_labels(config: ConfigDict, rvq: HiddenRVQ, mesh: Mesh, folder: Path) -
                 num_threads=config.data.num_threads,
                 progress=_Progress(split, source),
             )
-
-
-def _sha256(rvq: HiddenRVQ) -> str:
-    """Returns the digest of everything that decides the codes."""
-    config, variables = rvq.config, rvq.variables
-    teacher = rules.to_torch(variables["teacher"], muq.muq_table(config.teacher))
-    quantizer = rules.to_torch({"params": variables["params"]}, mel_rvq.mel_rvq_table(config.rvq))
-    return rules.params_sha256({**teacher, **quantizer})
 
 
 @dataclasses.dataclass

@@ -1,4 +1,4 @@
-"""What a configuration is trained on top of: a tokenizer or a teacher, trained already or by a run of its own."""
+"""What a run is built on: a tokenizer or a teacher, trained already or by a run of its own."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -110,8 +110,8 @@ def _before_muq_iter(config: ConfigDict) -> Before:
     if targets.rvq is not None:
         if targets.teacher is not None or targets.layer is not None:
             raise UserError(
-                "targets.rvq brings its own teacher and layer: leave out targets.teacher and targets.layer, or "
-                "targets.rvq to fit a tokenizer to them."
+                "targets.rvq brings its own teacher and layer: leave out targets.teacher and targets.layer, "
+                "or leave out targets.rvq to have a tokenizer fitted to them."
             )
         found = Before(_fitted_hidden_rvq(Path(targets.rvq)))
     else:
@@ -128,8 +128,9 @@ def _before_muq_iter(config: ConfigDict) -> Before:
     teacher = found.maker.config.teacher
     if teacher.label_rate != config.model.label_rate:
         raise UserError(
-            f"the teacher makes {teacher.label_rate} tokens a second, model.label_rate={config.model.label_rate}: "
-            f"set --config.model.label_rate={teacher.label_rate}, or take another targets.teacher."
+            f"the teacher makes {teacher.label_rate} tokens a second, "
+            f"model.label_rate={config.model.label_rate}: set "
+            f"--config.model.label_rate={teacher.label_rate}, or take another targets.teacher."
         )
     config.model.stat = (teacher.mel.mean, teacher.mel.std)
     return found
@@ -139,8 +140,8 @@ def _hidden_rvq_stage(config: ConfigDict) -> ConfigDict:
     """The configuration of the Hidden-RVQ that a MuQ's own configuration asks to be fitted first."""
     if config.targets.fit is None:
         raise UserError(
-            "targets.rvq is not set: the iterative stage predicts the codes of a Hidden-RVQ. Let this run fit one "
-            "first by --config.targets.fit=tiny, or fit it with experiments/configs/hidden_rvq.py."
+            "targets.rvq is not set: the iterative stage predicts the codes of a Hidden-RVQ. Let this run "
+            "fit one first by --config.targets.fit=tiny, or fit it with experiments/configs/hidden_rvq.py."
         )
     stage = hidden_rvq.get_config(config.targets.fit)
     stage.targets.teacher, stage.targets.layer = config.targets.teacher, config.targets.layer
@@ -157,7 +158,8 @@ def _fitted_hidden_rvq(folder: Path) -> HiddenRVQ:
     """
     if not is_work_directory(folder):
         raise UserError(
-            f"targets.rvq={folder}: expected the work directory of a run of experiments/configs/hidden_rvq.py."
+            f"targets.rvq={folder}: expected the work directory of a run of "
+            "experiments/configs/hidden_rvq.py."
         )
     _check_finished(folder, f"targets.rvq={folder}: this Hidden-RVQ is fitted", "hidden_rvq")
     return HiddenRVQ(*read_hidden_rvq(folder))
@@ -172,14 +174,14 @@ def _before_hidden_rvq(config: ConfigDict) -> Before:
         targets.sha256 = params_sha256(teacher)
     elif targets.train is None:
         raise UserError(
-            "targets.teacher is not set: the iterative stage learns from a layer of a trained MuQ. Train one with\n"
+            "targets.teacher is not set: the iterative stage learns from a layer of a trained MuQ. Train one "
+            "with\n"
             "  python -m experiments.train --config=experiments/configs/muq.py:tiny --workdir=runs/muq "
             f"--config.data.source={config.data.source}\n"
             "and add --config.targets.teacher=runs/muq; a model folder or a hub id will do, too."
         )
     else:
         stage = muq.get_config(targets.train)
-        stage.train.num_steps = min(stage.train.num_steps, config.train.num_steps)
         _serving(stage, config)
         sizes = build.make_trainee(stage, before(stage).maker).model_config
         found = Before(MuQ(from_upstream_json(dict(sizes)), {}), stage, "teacher", _trained_teacher)
@@ -195,18 +197,14 @@ def _trained_teacher(name: Any) -> MuQ:
         UserError: it is no MuQ, hears another rate than what data gives, or its run has not come to its end.
     """
     where = f"targets.teacher={name}"
-    _check_finished(
-        Path(name),
-        f"{where}: this MuQ is trained",
-        "masked_prediction",
-        "or export it as it is with `convert`",
-    )
+    export = "or export it as it is with `convert`"
+    _check_finished(Path(name), f"{where}: this MuQ is trained", "masked_prediction", export)
     with mistakes_in(where):
         teacher = MuQ.from_pretrained(name)
     if teacher.sample_rate_hz != SAMPLE_RATE_HZ:
         raise UserError(
-            f"{where}: this MuQ hears {teacher.sample_rate_hz} Hz, the data is read at {SAMPLE_RATE_HZ} Hz. Take "
-            "another teacher."
+            f"{where}: this MuQ hears {teacher.sample_rate_hz} Hz, the data is read at {SAMPLE_RATE_HZ} Hz. "
+            "Take another teacher."
         )
     return teacher
 

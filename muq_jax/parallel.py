@@ -120,7 +120,7 @@ def put_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
 
 
 def place(tree: Any, shardings: Any) -> Any:
-    """Returns a tree of arrays, which every host holds whole, as global arrays; no device gets more than its part."""
+    """Returns a tree of arrays that every host holds whole as global ones; a device gets its part alone."""
 
     def one(array: Any, sharding: NamedSharding) -> jax.Array:
         array = np.asarray(array)

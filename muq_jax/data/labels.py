@@ -1,4 +1,4 @@
-"""Codes stored beside a corpus: a record a clip, in the order of the source, in files that are whole or absent.
+"""Codes stored beside a corpus: a record a clip, in the order of the source, in files written whole.
 
 A record is 4 bytes, little endian, with the length of a JSON header (`id`, `shape` of the codes), the header,
 and the codes as 16-bit integers. `labels.json` says what they were made from.
@@ -127,9 +127,9 @@ class LabelledSource:
         num_tokens = example["wave"].shape[-1] // self._token_samples
         if id != example["id"] or len(codes) != num_tokens:
             raise UserError(
-                f"{self._folder}: labels {index} are of the clip {id!r} with {len(codes)} tokens, the data has "
-                f"{example['id']!r} with {num_tokens} there: it has changed since. Remove that folder and run "
-                "the same command again, which makes them anew."
+                f"{self._folder}: labels {index} are of the clip {id!r} with {len(codes)} tokens, the data "
+                f"has {example['id']!r} with {num_tokens} there: it has changed since. Remove that folder "
+                "and run the same command again, which makes them anew."
             )
         return {**example, "codes": codes}
 

@@ -4,8 +4,8 @@ A teacher, any trained MuQ, hears the waveform, and a residual quantiser fitted 
 what it heard (MuQ section 3.4). `variables` are {"teacher": {"params", "batch_stats"}, "params": the
 quantiser's}; all of them are frozen when labels are made.
 
-The teacher attends to everything that it hears at once, so a token's codes depend on the whole waveform: codes
-of a window are those of that window alone.
+The teacher attends to everything that it hears at once: a token's codes depend on the whole waveform that is
+handed in, and on nothing outside of it.
 """
 
 import dataclasses
