@@ -31,7 +31,8 @@ ones.
 
 The model hears with the teacher's mel and its statistics. It carries no Mel-RVQ, since it learned no codes of
 a mel: `MelRVQ.from_pretrained` says so. In PyTorch its folder loads with `strict=True`, as a model whose
-`use_rvq_target` is false. (Upstream's own iterative release says true, and its quantiser looks untrained.)
+`use_rvq_target` is false. (Upstream's own iterative release says true, and
+may hold a quantiser that was never trained.)
 
 Expected: the cross-entropy starts at chance (ln 1,024 = 6.93) and falls below the code frequencies'. It is
 not comparable with the first stage's: other codes. Measured runs are in experiments/RESULTS.md.

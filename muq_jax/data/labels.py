@@ -6,9 +6,9 @@ and the codes as 16-bit integers. `labels.json` says what they were made from.
 
 import json
 import os
+import shutil
 import struct
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ LABELS_FILE = "labels.json"
 
 MAX_CODES = 2**16
 
-_UNFINISHED = "unfinished"
 _LENGTH = struct.Struct("<I")
 _DTYPE = np.dtype("<u2")
 # What a kill costs at most: half an hour of 30 s clips; and no more files than a file system likes.
@@ -62,7 +61,7 @@ def write_labels(
     files = _files(folder, len(source))[host[0] :: host[1]]
     done = [(path, clips) for path, clips in files if path.exists()]
     progress(sum(len(clips) for _, clips in done))
-    unfinished = folder / _UNFINISHED
+    unfinished = folder / f"unfinished-{host[0]}"
     unfinished.mkdir(exist_ok=True)
     for path, clips in files:
         if (path, clips) in done:
@@ -74,8 +73,7 @@ def write_labels(
                 writer.write([encode_labels(ids.pop(0), codes)])
         os.replace(unfinished / path.name, path)
         progress(len(clips))
-    with suppress(OSError):  # other hosts still write there
-        unfinished.rmdir()
+    shutil.rmtree(unfinished)
 
 
 def encode_labels(id: str, codes: np.ndarray) -> bytes:

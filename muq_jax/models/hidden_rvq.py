@@ -1,7 +1,7 @@
 """Hidden-RVQ, the tokenizer of MuQ's iterative stage: waveform to codes [B, T, Q] of a trained MuQ's layer.
 
 A teacher, any trained MuQ, hears the waveform, and a residual quantiser fitted to one of its layers names
-what it heard (MuQ section 3.4). `variables` are {"teacher": {"params", "batch_stats"}, "params": the
+what it heard (MuQ, arXiv 2501.01108). `variables` are {"teacher": {"params", "batch_stats"}, "params": the
 quantiser's}; all of them are frozen when labels are made.
 
 The teacher attends to everything that it hears at once: a token's codes depend on the whole waveform that is

@@ -55,7 +55,7 @@ class MelRVQObjective:
 
 @dataclass(frozen=True)
 class HiddenRVQObjective:
-    """The same loss, counters and metrics for a layer of a teacher instead of the mel (MuQ section 3.4).
+    """The same loss, counters and metrics for a layer of a teacher instead of the mel.
 
     `model_state` also holds the teacher's frozen variables under `teacher`.
     """

@@ -175,10 +175,10 @@ def test_an_error_of_the_labeller_is_not_taken_for_one_of_the_disk(tmp_path):
 
 
 def test_an_unfinished_file_is_written_over(tmp_path):
-    (tmp_path / "unfinished").mkdir()
-    with ShardWriter(tmp_path / "unfinished") as writer:
+    (tmp_path / "unfinished-0").mkdir()
+    with ShardWriter(tmp_path / "unfinished-0") as writer:
         writer.write([b"half"])
     write_labels(tmp_path, Stairs(), label, MADE_FROM)
     source = LabelledSource(Stairs(), tmp_path, token_samples=TOKEN, num_books=2)
     assert source[1]["codes"].shape == (9, 2)
-    assert not (tmp_path / "unfinished").exists()
+    assert not (tmp_path / "unfinished-0").exists()
