@@ -113,7 +113,7 @@ def _before_muq_iter(config: ConfigDict) -> Before:
                 "targets.rvq brings its own teacher and layer: leave out targets.teacher and targets.layer, "
                 "or leave out targets.rvq to have a tokenizer fitted to them."
             )
-        found = Before(_fitted_hidden_rvq(Path(targets.rvq)))
+        found = Before(fitted_hidden_rvq(Path(targets.rvq)))
     else:
         stage = _hidden_rvq_stage(config)
         sizes = _before_hidden_rvq(stage)
@@ -122,7 +122,7 @@ def _before_muq_iter(config: ConfigDict) -> Before:
             HiddenRVQ(build.hidden_rvq_config(stage, _teacher_config(sizes.maker)), {}),
             stage,
             "hidden_rvq",
-            _fitted_hidden_rvq,
+            fitted_hidden_rvq,
         )
     assert isinstance(found.maker, HiddenRVQ)
     teacher = found.maker.config.teacher
@@ -150,7 +150,7 @@ def _hidden_rvq_stage(config: ConfigDict) -> ConfigDict:
     return _serving(stage, config)
 
 
-def _fitted_hidden_rvq(folder: Path) -> HiddenRVQ:
+def fitted_hidden_rvq(folder: Path) -> HiddenRVQ:
     """Returns what a run of hidden_rvq.py has fitted.
 
     Raises:

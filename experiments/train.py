@@ -26,7 +26,7 @@ from muq_jax import parallel
 from muq_jax.cli import DONE, INTERRUPTED, WRONG_USAGE
 from muq_jax.convert.reader import CONFIG
 from muq_jax.convert.rules import params_sha256
-from muq_jax.errors import UserError
+from muq_jax.errors import UserError, mistakes_in
 from muq_jax.report.training import REPORT, report_training
 from muq_jax.train import loop
 
@@ -72,7 +72,8 @@ def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> Result:
     task, loop_config = build.make_task(config, trainee, mesh), build.loop_config(config)
 
     if before.config is not None:
-        trained = run(before.config, workdir / before.folder)
+        with mistakes_in(workdir / before.folder):
+            trained = run(before.config, workdir / before.folder)
         if trained.status == "interrupted":
             return trained
         # Its last checkpoint is whole once the first host has added the checksums.

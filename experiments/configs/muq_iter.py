@@ -7,7 +7,8 @@ r"""MuQ's iterative stage: predict the codes of a trained MuQ's layer (MuQ, arXi
 One command, three stages, each of which goes on where it was stopped or killed:
 
 1. WORKDIR/hidden_rvq: a fresh residual quantiser is fitted to layer 9 of 12 of the teacher (three quarters of
-   any other depth), as `hidden_rvq.py` says; `--config.targets.rvq=DIR` takes one that is fitted already.
+   any other depth), as `hidden_rvq.py` says; `--config.targets.rvq=DIR` takes one that was fitted by that
+   configuration with settings of its own, such as more steps or a batch that more devices divide.
 2. WORKDIR/labels, with `targets.labels=stored` alone: the codes of the whole corpus.
 3. WORKDIR: a MuQ of fresh parameters learns to predict the codes. It ends as any run of `muq.py` does.
 
@@ -31,8 +32,8 @@ ones.
 
 The model hears with the teacher's mel and its statistics. It carries no Mel-RVQ, since it learned no codes of
 a mel: `MelRVQ.from_pretrained` says so. In PyTorch its folder loads with `strict=True`, as a model whose
-`use_rvq_target` is false. (Upstream's own iterative release says true, and
-may hold a quantiser that was never trained.)
+`use_rvq_target` is false. (Upstream's own iterative release says true, and may
+hold a quantiser that was never trained.)
 
 Expected: the cross-entropy starts at chance (ln 1,024 = 6.93) and falls below the code frequencies'. It is
 not comparable with the first stage's: other codes. Measured runs are in experiments/RESULTS.md.

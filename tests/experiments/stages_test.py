@@ -17,6 +17,7 @@ from muq_jax.models.config import muq_config
 from muq_jax.models.hidden_rvq import HiddenRVQ
 from muq_jax.models.muq import MuQModel
 from muq_jax.objectives.targets import HiddenRVQTargets, StoredTargets
+from muq_jax.train.flops import muq_forward_flops
 
 
 def fresh_muq(**overrides):
@@ -117,8 +118,9 @@ def test_a_fitted_hidden_rvq_brings_its_teacher(fitted):
     assert trainee.given == {"hidden_rvq": found.maker.variables} and trainee.stored is None
     model = trainee.objective.model.config
     assert model.rvq is None and not trainee.model_config["use_rvq_target"]
-    alone = build.make_trainee(hidden_config(fitted), stages.before(hidden_config(fitted)).maker)
-    assert trainee.flops_per_clip > alone.flops_per_clip > 0
+    stored = build.make_trainee(iter_config(rvq=str(fitted), labels="stored"), found.maker)
+    heard = muq_forward_flops(found.maker.config.teacher, 48_000)
+    assert trainee.flops_per_clip == stored.flops_per_clip + heard > heard
 
 
 def hidden_config(fitted):

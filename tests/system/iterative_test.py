@@ -131,7 +131,7 @@ def test_it_ends_in_an_ordinary_work_directory(whole, tmp_path):
 @pytest.mark.parametrize("split", ["train", "valid"])
 def test_stored_labels_are_the_computed_ones_for_every_window(whole, split):
     """Windows of a crop's length from a clip's start: 2 s, in clips of 10 s."""
-    maker = stages._fitted_hidden_rvq(whole[0] / "hidden_rvq")
+    maker = stages.fitted_hidden_rvq(whole[0] / "hidden_rvq")
     source = make_source(SOURCE, split="val" if split == "valid" else split)
     labelled = LabelledSource(source, whole[0] / "labels" / split, token_samples=960, num_books=8)
     targets = jax.jit(HiddenRVQTargets(maker.config))
