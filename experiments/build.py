@@ -3,18 +3,21 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from experiments.configs import mel_rvq
+from experiments.configs.muq_iter import LABELS
 from muq_jax import parallel
+from muq_jax.audio.decode import SAMPLE_RATE_HZ
 from muq_jax.audio.mel import MelConfig
 from muq_jax.convert import mel_rvq as mel_rvq_names
 from muq_jax.convert import muq as muq_names
+from muq_jax.convert import rules
+from muq_jax.data.labels import LabelledSource
 from muq_jax.data.pipeline import make_batches, make_eval_batches
 from muq_jax.data.sources import Source, make_source
 from muq_jax.data.splits import split_names
@@ -22,26 +25,41 @@ from muq_jax.data.statistics import load_statistics, mel_statistics
 from muq_jax.data.transforms import Augment
 from muq_jax.errors import UserError
 from muq_jax.inference.mel_rvq import MelRVQ
-from muq_jax.inference.pretrained import DTYPES
+from muq_jax.inference.pretrained import DTYPES, MuQ
 from muq_jax.models.config import MelRVQConfig, MuQConfig
 from muq_jax.models.config_json import mel_rvq_to_json, to_upstream_json
+from muq_jax.models.hidden_rvq import HiddenRVQ, HiddenRVQConfig, hidden_rvq_to_json
 from muq_jax.models.muq import MuQModel
 from muq_jax.nn.conformer import ConformerConfig
 from muq_jax.objectives.masked_prediction import MaskedPrediction
 from muq_jax.objectives.objective import Objective
-from muq_jax.objectives.rvq import MelRVQObjective
-from muq_jax.objectives.targets import MelRVQTargets, RandomProjectionTargets, Targets
+from muq_jax.objectives.rvq import HiddenRVQObjective, MelRVQObjective
+from muq_jax.objectives.targets import (
+    HiddenRVQTargets,
+    MelRVQTargets,
+    RandomProjectionTargets,
+    StoredTargets,
+    Targets,
+)
 from muq_jax.quantize.random_projection import RandomProjectionConfig
 from muq_jax.quantize.rvq import RVQConfig
-from muq_jax.train.flops import mel_rvq_training_flops, muq_training_flops
+from muq_jax.train.flops import (
+    mel_rvq_training_flops,
+    muq_forward_flops,
+    muq_training_flops,
+    rvq_training_flops,
+)
 from muq_jax.train.loop import LoopConfig, Task
 from muq_jax.train.optim import OptimConfig
 from muq_jax.train.state import TrainState
 
-TARGETS = ("mel_rvq", "random_projection")
+TARGETS = ("mel_rvq", "random_projection", "hidden_rvq")
 VALID_SPLITS = ("val", "valid", "validation")
 
 Tensors = dict[str, np.ndarray]
+
+Maker = MelRVQ | HiddenRVQ | MuQ | None
+"""What a run builds on: the tokenizer of its targets, or the teacher whose layer is quantised."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +72,9 @@ class Trainee:
         flops_per_clip: of a training step on one crop.
         model_config: the model's `config.json`, saved with every checkpoint.
         to_torch: from a training state to the tensors in use, under PyTorch's names; all hosts take part.
+        given: collections of the model state that are trained already.
+        stored: makes the codes that are to be stored before training; None where they are made in the step.
+        token_samples: crops start on multiples of it: a token's where codes are stored.
     """
 
     objective: Objective
@@ -61,21 +82,29 @@ class Trainee:
     flops_per_clip: float
     model_config: Mapping[str, Any]
     to_torch: Callable[[TrainState], Tensors]
+    given: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    stored: HiddenRVQ | None = None
+    token_samples: int = 1
 
 
-def make_task(config: ConfigDict, trainee: Trainee, mesh: Mesh) -> Task:
-    """Returns the task of a resolved configuration."""
+def make_task(config: ConfigDict, trainee: Trainee, mesh: Mesh, labels: Path | None = None) -> Task:
+    """Returns the task of a resolved configuration; `labels` is where its codes are stored, if they are."""
     data = config.data
     reading = dict(
         batch_size=data.batch_size,
         crop_samples=crop_samples(config),
+        token_samples=trainee.token_samples,
         rows=parallel.host_rows(mesh, data.batch_size),
         num_workers=data.num_workers,
         num_threads=data.num_threads,
     )
     augment = Augment(data.gain_db, data.random_channel)
-    train = partial(make_batches, train_source(config), seed=config.seed, augment=augment, **reading)
-    valid = valid_source(config)
+    source, valid = train_source(config), valid_source(config)
+    if labels is not None and trainee.stored is not None:
+        sizes = dict(token_samples=trainee.token_samples, num_books=trainee.stored.config.rvq.num_books)
+        source = LabelledSource(source, labels / "train", **sizes)
+        valid = valid and LabelledSource(valid, labels / "valid", **sizes)
+    train = partial(make_batches, source, seed=config.seed, augment=augment, **reading)
     masked = config.objective.name == "masked_prediction"
     return Task(
         objective=trainee.objective,
@@ -85,6 +114,7 @@ def make_task(config: ConfigDict, trainee: Trainee, mesh: Mesh) -> Task:
         flops_per_step=trainee.flops_per_clip * data.batch_size,
         levels={"chance": float(np.log(trainee.num_codes))} if masked else {},
         meta={"model": dict(trainee.model_config)},
+        given=trainee.given,
     )
 
 
@@ -103,12 +133,12 @@ def loop_config(config: ConfigDict) -> LoopConfig:
     return LoopConfig(**fields, accumulate=config.optim.accumulate, seed=config.seed)
 
 
-def make_trainee(config: ConfigDict, rvq: MelRVQ | None) -> Trainee:
+def make_trainee(config: ConfigDict, maker: Maker) -> Trainee:
     """Returns what `config.objective.name` trains.
 
     Args:
         config: resolved: `model.stat` is known.
-        rvq: the trained Mel-RVQ that makes the targets, where there is one.
+        maker: the trained model that makes the targets or teaches, where there is one.
 
     Raises:
         UserError: no such objective; numbers that no batch can be made from.
@@ -117,7 +147,7 @@ def make_trainee(config: ConfigDict, rvq: MelRVQ | None) -> Trainee:
     name = config.objective.name
     if name not in TRAINEES:
         raise UserError(f"objective.name={name!r}: expected one of {', '.join(TRAINEES)}.")
-    return TRAINEES[name](config, rvq)
+    return TRAINEES[name](config, maker)
 
 
 def _check_batches(config: ConfigDict) -> None:
@@ -174,7 +204,8 @@ def _mel_config(config: ConfigDict) -> MelConfig:
 
 
 def crop_samples(config: ConfigDict) -> int:
-    return round(config.data.crop_seconds * config.model.mel.sample_rate_hz)
+    """Returns the length of a crop, as the data is read."""
+    return round(config.data.crop_seconds * SAMPLE_RATE_HZ)
 
 
 def mel_rvq_config(config: ConfigDict) -> MelRVQConfig:
@@ -182,34 +213,7 @@ def mel_rvq_config(config: ConfigDict) -> MelRVQConfig:
     return MelRVQConfig(_mel_config(config), RVQConfig(**config.model.rvq.to_dict()), config.model.label_rate)
 
 
-def rvq_config(config: ConfigDict) -> ConfigDict:
-    """Returns the configuration of the Mel-RVQ that a MuQ's own configuration asks to be fitted first.
-
-    Raises:
-        UserError: it does not ask.
-    """
-    if config.targets.fit is None:
-        raise UserError(
-            "targets.rvq is not set: MuQ learns to predict the codes of a trained Mel-RVQ. Fit one with\n"
-            "  python -m experiments.train --config=experiments/configs/mel_rvq.py:large --workdir=RVQ_DIR "
-            f"--config.data.source={config.data.source}\n"
-            "and add --config.targets.rvq=RVQ_DIR, or let this run fit one first by "
-            "--config.targets.fit=tiny."
-        )
-    rvq = mel_rvq.get_config(config.targets.fit)
-    rvq.seed = config.seed
-    rvq.mesh = config.mesh
-    rvq.model.mel = config.model.mel
-    rvq.model.stat = config.model.stat
-    rvq.model.label_rate = config.model.label_rate
-    frames_per_token = 100 // config.model.label_rate
-    rvq.model.rvq.input_dim = config.model.mel.num_mels * frames_per_token
-    for name in ("source", "valid_source", "gain_db", "random_channel", "num_workers", "num_threads"):
-        rvq.data[name] = config.data[name]
-    return rvq
-
-
-def _make_mel_rvq(config: ConfigDict, rvq: MelRVQ | None) -> Trainee:
+def _make_mel_rvq(config: ConfigDict, maker: Maker) -> Trainee:
     model = mel_rvq_config(config)
 
     def to_torch(state: TrainState) -> Tensors:
@@ -225,17 +229,37 @@ def _make_mel_rvq(config: ConfigDict, rvq: MelRVQ | None) -> Trainee:
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class TrainedTargets(MelRVQTargets):
-    """Codes of a Mel-RVQ that is trained already: its variables are given, not drawn."""
+def hidden_rvq_config(config: ConfigDict, teacher: MuQConfig) -> HiddenRVQConfig:
+    """Returns the model of a configuration of `hidden_rvq.py` with this teacher."""
+    if config.model.dtype not in DTYPES:
+        raise UserError(f"model.dtype={config.model.dtype!r}: expected one of {', '.join(DTYPES)}.")
+    rvq = RVQConfig(**config.model.rvq.to_dict(), input_dim=teacher.conformer.width)
+    # Its own tokenizer is no part of what teaches.
+    teacher = dataclasses.replace(teacher, rvq=None)
+    return HiddenRVQConfig(teacher, config.targets.layer, rvq, config.model.dtype)
 
-    variables: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-    def init(self, key: jax.Array) -> dict[str, Any]:
-        return dict(self.variables)
+def _make_hidden_rvq(config: ConfigDict, maker: Maker) -> Trainee:
+    assert isinstance(maker, MuQ)
+    model, samples = hidden_rvq_config(config, maker.config), crop_samples(config)
+    teacher = {name: maker.variables[name] for name in ("params", "batch_stats") if name in maker.variables}
+
+    def to_torch(state: TrainState) -> Tensors:
+        variables = {"params": state.params, "codebook_state": state.model_state["codebook_state"]}
+        return rules.to_torch(parallel.fetch(variables), mel_rvq_names.mel_rvq_table(model.rvq))
+
+    return Trainee(
+        objective=HiddenRVQObjective(model),
+        num_codes=model.rvq.num_codes,
+        flops_per_clip=muq_forward_flops(model.teacher, samples)
+        + rvq_training_flops(model.rvq, samples // model.token_samples),
+        model_config=hidden_rvq_to_json(model),
+        to_torch=to_torch,
+        given={"teacher": teacher},
+    )
 
 
-def _make_masked_prediction(config: ConfigDict, rvq: MelRVQ | None) -> Trainee:
+def _make_masked_prediction(config: ConfigDict, maker: Maker) -> Trainee:
     if config.model.dtype not in DTYPES:
         raise UserError(f"model.dtype={config.model.dtype!r}: expected one of {', '.join(DTYPES)}.")
     if config.targets.name not in TARGETS:
@@ -246,20 +270,19 @@ def _make_masked_prediction(config: ConfigDict, rvq: MelRVQ | None) -> Trainee:
     model = MuQConfig(
         mel=_mel_config(config),
         conformer=ConformerConfig(**fields["conformer"]),
-        rvq=rvq.config.rvq if rvq else None,
+        rvq=maker.config.rvq if isinstance(maker, MelRVQ) else None,
         **{name: fields[name] for name in ("conv_channels", "label_rate", "num_books", "num_codes")},
         **objective,
     )
-    targets: Targets
-    if rvq is not None:
-        targets = TrainedTargets(rvq.config, variables=rvq.variables)
-    else:
-        sizes = RandomProjectionConfig(
-            num_books=model.num_books,
-            num_codes=model.num_codes,
-            input_dim=model.mel.num_mels * model.frames_per_token,
-        )
-        targets = RandomProjectionTargets(sizes, model.mel, model.frames_per_token)
+    targets = _make_targets(config, model, maker)
+    stored = maker if isinstance(targets, StoredTargets) and isinstance(maker, HiddenRVQ) else None
+    given = {}
+    if isinstance(maker, MelRVQ | HiddenRVQ) and not isinstance(targets, StoredTargets):
+        given[targets.collection] = maker.variables
+    samples = crop_samples(config)
+    flops = muq_training_flops(model, samples, frozen_subsampling="subsample" in config.optim.frozen)
+    if isinstance(targets, HiddenRVQTargets):
+        flops += muq_forward_flops(targets.config.teacher, samples)
 
     def to_torch(state: TrainState) -> Tensors:
         collections = {
@@ -270,15 +293,41 @@ def _make_masked_prediction(config: ConfigDict, rvq: MelRVQ | None) -> Trainee:
     return Trainee(
         objective=MaskedPrediction(MuQModel(model, config.model.dtype), targets),
         num_codes=model.num_codes,
-        flops_per_clip=muq_training_flops(
-            model, crop_samples(config), frozen_subsampling="subsample" in config.optim.frozen
-        ),
+        flops_per_clip=flops,
         model_config=to_upstream_json(model),
         to_torch=to_torch,
+        given=given,
+        stored=stored,
+        token_samples=1 if stored is None else stored.config.token_samples,
     )
 
 
-TRAINEES: Mapping[str, Callable[[ConfigDict, MelRVQ | None], Trainee]] = {
+def _make_targets(config: ConfigDict, model: MuQConfig, maker: Maker) -> Targets | StoredTargets:
+    if isinstance(maker, MelRVQ):
+        return MelRVQTargets(maker.config)
+    if isinstance(maker, HiddenRVQ):
+        labels = config.targets.labels
+        if labels not in LABELS:
+            raise UserError(f"targets.labels={labels!r}: expected one of {', '.join(LABELS)}.")
+        computed = HiddenRVQTargets(maker.config)
+        if labels == "computed":
+            return computed
+        if config.data.gain_db is not None or config.data.random_channel:
+            raise UserError(
+                "targets.labels=stored has the codes of the clips as they are; with data.gain_db or "
+                "data.random_channel, which change them, use --config.targets.labels=computed."
+            )
+        return StoredTargets(computed)
+    sizes = RandomProjectionConfig(
+        num_books=model.num_books,
+        num_codes=model.num_codes,
+        input_dim=model.mel.num_mels * model.frames_per_token,
+    )
+    return RandomProjectionTargets(sizes, model.mel, model.frames_per_token)
+
+
+TRAINEES: Mapping[str, Callable[[ConfigDict, Maker], Trainee]] = {
     "mel_rvq": _make_mel_rvq,
+    "hidden_rvq": _make_hidden_rvq,
     "masked_prediction": _make_masked_prediction,
 }

@@ -11,7 +11,6 @@ the GPUs of this machine. Exit status: 0 it fits, 1 it does not, or something el
 """
 
 import copy
-import dataclasses
 import importlib.util
 import os
 import re
@@ -28,7 +27,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh
 from ml_collections import ConfigDict, config_flags
 
-from experiments import build, chips, commands, step_report
+from experiments import build, chips, commands, stages, step_report
 from experiments.chips import Chip
 from experiments.collectives import Expected
 from experiments.configs.groups import UPSTREAM_STAT
@@ -37,9 +36,6 @@ from muq_jax.cli import DONE, FAILED, WRONG_USAGE
 from muq_jax.errors import UserError
 from muq_jax.inference.mel_rvq import MelRVQ
 from muq_jax.nn.subsample import TIME_STRIDES
-from muq_jax.objectives.masked_prediction import MaskedPrediction
-from muq_jax.objectives.objective import Objective
-from muq_jax.objectives.targets import MelRVQTargets
 from muq_jax.train.optim import make_optimizer
 from muq_jax.train.state import TrainState, abstract_state
 from muq_jax.train.step import jit_train_step
@@ -130,8 +126,8 @@ def make_step(config: ConfigDict, mesh: Mesh) -> Step:
     parallel.check_batch_size(mesh, config.data.batch_size)
     # Constants of the program, which they do not change.
     config.model.stat = config.model.stat or UPSTREAM_STAT
-    trainee = build.make_trainee(config, _untrained_rvq(config))
-    objective = with_drawn_targets(trainee.objective)
+    trainee = build.make_trainee(config, _untrained_maker(copy.deepcopy(config)))
+    objective = trainee.objective
     optim = build.optim_config(config)
     rows, samples = parallel.batch_sharding(mesh), build.crop_samples(config)
     size = config.data.batch_size
@@ -148,21 +144,17 @@ def make_step(config: ConfigDict, mesh: Mesh) -> Step:
     return Step(jitted, state, batch, key, trainee.flops_per_clip * size / mesh.size)
 
 
-def with_drawn_targets(objective: Objective) -> Objective:
-    """Returns the objective with a Mel-RVQ that is drawn, where in a run its variables come from a file."""
-    if isinstance(objective, MaskedPrediction) and isinstance(objective.targets, MelRVQTargets):
-        return dataclasses.replace(objective, targets=MelRVQTargets(objective.targets.config))
-    return objective
-
-
-def _untrained_rvq(config: ConfigDict) -> MelRVQ | None:
-    if config.objective.name != "masked_prediction" or config.targets.name != "mel_rvq":
+def _untrained_maker(config: ConfigDict) -> build.Maker:
+    """What makes the targets; where a run would train it first, its sizes alone."""
+    if config.objective.name != "masked_prediction" or config.targets.name not in ("mel_rvq", "hidden_rvq"):
         return None
+    if config.targets.rvq is None:
+        config.targets.fit = config.targets.fit or "large"
+    if config.targets.name == "hidden_rvq":
+        return stages.before(config).maker
     if config.targets.rvq:
         return MelRVQ.from_pretrained(config.targets.rvq)
-    config = copy.deepcopy(config)
-    config.targets.fit = config.targets.fit or "large"
-    return MelRVQ(build.mel_rvq_config(build.rvq_config(config)), {})
+    return MelRVQ(build.mel_rvq_config(stages.mel_rvq_stage(config)), {})
 
 
 def compile_report(config: ConfigDict, target: Target, mesh: Mesh) -> dict[str, Any]:

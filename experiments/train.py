@@ -23,15 +23,13 @@ from absl import app, flags
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict, config_flags
 
-from experiments import build, commands
+from experiments import build, commands, stages
+from experiments.labels import LABELS, write_labels
 from muq_jax import parallel
-from muq_jax.checkpoint import newest_step
 from muq_jax.cli import DONE, INTERRUPTED, WRONG_USAGE
-from muq_jax.convert.folder import is_work_directory
 from muq_jax.convert.reader import CONFIG
 from muq_jax.convert.rules import params_sha256
-from muq_jax.errors import UserError
-from muq_jax.inference.mel_rvq import MelRVQ
+from muq_jax.errors import UserError, mistakes_in
 from muq_jax.report.training import REPORT, report_training
 from muq_jax.train import loop
 from muq_jax.train.watchdog import end_process
@@ -80,32 +78,25 @@ def run(config: ConfigDict, workdir: str | os.PathLike[str], *, profile_steps: i
     mesh = parallel.make_mesh(config.mesh.data, config.mesh.fsdp)
     stored = _read_config(workdir)
 
-    rvq, rvq_config = None, None
-    if config.targets.get("rvq") is not None and config.targets.name == "mel_rvq":
-        rvq = _fitted_rvq(Path(config.targets.rvq))
-        # The codes are learned from a mel normalised like this, and a model folder has one pair for both.
-        config.model.stat = (rvq.config.mel.mean, rvq.config.mel.std)
-    else:
-        if config.model.stat is None and stored is not None:
-            config.model.stat = tuple(stored["model"]["stat"])
-        config.model.stat = build.resolve_stat(config)
-        if config.targets.get("name") == "mel_rvq":
-            rvq_config = build.rvq_config(config)
-            rvq = MelRVQ(build.mel_rvq_config(rvq_config), {})  # its sizes; it is fitted below
+    before = stages.before(config, stored and stored["model"].get("stat"))
     _check_config(config, stored, workdir)
     # Every mistake shows here, before hours of work.
-    trainee = build.make_trainee(config, rvq)
+    trainee = build.make_trainee(config, before.maker)
     task, loop_config = build.make_task(config, trainee, mesh), build.loop_config(config)
 
-    if rvq_config is not None:
-        fitted = run(rvq_config, workdir / "mel_rvq")
-        if fitted.status == "interrupted":
-            return fitted
-        if jax.process_count() > 1:
-            # Its last checkpoint is whole once the first host has added the checksums.
-            multihost_utils.sync_global_devices("mel_rvq")
-        trainee = build.make_trainee(config, MelRVQ.from_pretrained(workdir / "mel_rvq"))
+    if before.config is not None:
+        with mistakes_in(workdir / before.folder):
+            trained = run(before.config, workdir / before.folder)
+        if trained.status == "interrupted":
+            return trained
+        # Its last checkpoint is whole once the first host has added the checksums.
+        _wait_for_hosts(before.folder)
+        trainee = build.make_trainee(config, before.load(workdir / before.folder))
         task = build.make_task(config, trainee, mesh)
+    if trainee.stored is not None:
+        write_labels(config, trainee.stored, mesh, workdir / LABELS)
+        _wait_for_hosts(LABELS)
+        task = build.make_task(config, trainee, mesh, workdir / LABELS)
     if stored is None:
         _write_config(config, workdir)
     _log.info("%s: training in %s", config.objective.name, workdir)
@@ -114,21 +105,9 @@ def run(config: ConfigDict, workdir: str | os.PathLike[str], *, profile_steps: i
     return Result(status, int(state.step), sha256)
 
 
-def _fitted_rvq(folder: Path) -> MelRVQ:
-    """Returns the Mel-RVQ of a model folder or a work directory.
-
-    Raises:
-        UserError: there is none, or its own run has not come to its end.
-    """
-    stored = _read_config(folder) if folder.is_dir() and is_work_directory(folder) else None
-    if stored is not None and stored["objective"].get("name") == "mel_rvq":
-        step, num_steps = newest_step(folder), stored["train"]["num_steps"]
-        if step is not None and step < num_steps:
-            raise UserError(
-                f"targets.rvq={folder}: this Mel-RVQ is fitted to step {step} of {num_steps} only. Run its "
-                "command again until it says that it is done."
-            )
-    return MelRVQ.from_pretrained(folder)
+def _wait_for_hosts(name: str) -> None:
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
 
 
 def _read_config(workdir: Path) -> dict[str, Any] | None:

@@ -155,6 +155,16 @@ def put_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
         }
 
 
+def place(tree: Any, shardings: Any) -> Any:
+    """Returns a tree of arrays that every host holds whole as global ones; a device gets its part alone."""
+
+    def one(array: Any, sharding: NamedSharding) -> jax.Array:
+        array = np.asarray(array)
+        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+    return jax.tree.map(one, tree, shardings)
+
+
 def fetch(tree: Any) -> Any:
     """Returns a tree's global arrays whole, as numpy arrays on every host; all hosts have to take part."""
     if jax.process_count() > 1:

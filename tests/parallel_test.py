@@ -28,6 +28,15 @@ def test_a_mesh_that_does_not_fit_is_named(data, fsdp):
         parallel.make_mesh(data, fsdp)
 
 
+def test_what_a_host_holds_is_placed_in_parts():
+    mesh = parallel.make_mesh(2, 4)
+    tree = {"a": np.arange(16.0).reshape(2, 8), "b": np.float32(3)}
+    shardings = {"a": jax.sharding.NamedSharding(mesh, P(None, "fsdp")), "b": parallel.replicated(mesh)}
+    placed = parallel.place(tree, shardings)
+    assert placed["a"].sharding == shardings["a"] and placed["a"].addressable_shards[0].data.shape == (2, 2)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(placed), tree)
+
+
 def specs(shapes, mesh, **kwargs):
     abstract = jax.tree.map(
         lambda shape: jax.ShapeDtypeStruct(shape, np.float32), shapes, is_leaf=lambda x: isinstance(x, tuple)

@@ -13,6 +13,7 @@ from muq_jax.convert.rules import Tensors, Tree, flatten
 from muq_jax.errors import UserError
 from muq_jax.models.config import MelRVQConfig, MuQConfig
 from muq_jax.models.config_json import from_upstream_json, mel_rvq_from_json
+from muq_jax.models.hidden_rvq import MODEL_TYPE, HiddenRVQConfig, hidden_rvq_from_json
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,9 @@ def read_muq(folder: Path, step: int | None = None) -> tuple[MuQConfig, Tree, Te
     variables = {"params": items["params"], "batch_stats": items["model_state"]["batch_stats"]}
     if config.rvq is not None:
         variables["rvq"] = items["model_state"]["rvq"]
-    drawn = muq_table.drawn_targets(items["model_state"]["targets"]) if config.rvq is None else {}
+    # One of the iterative stage has neither a Mel-RVQ nor a projection: what taught it is no part of it.
+    targets = items["model_state"].get("targets")
+    drawn = {} if targets is None else muq_table.drawn_targets(targets)
     return config, _checked(variables, muq_table.template(config), folder), drawn
 
 
@@ -83,6 +86,17 @@ def read_mel_rvq(folder: Path, step: int | None = None) -> tuple[MelRVQConfig, T
         state = items["model_state"]["codebook_state"]
         variables = {"params": items["params"], "codebook_state": state}
     return config, _checked(variables, mel_rvq_table.template(config), folder)
+
+
+def read_hidden_rvq(folder: Path, step: int | None = None) -> tuple[HiddenRVQConfig, Tree]:
+    """Returns configuration and variables of the Hidden-RVQ that a run has fitted, its teacher's among them.
+
+    Raises:
+        UserError: the run has no whole checkpoint, or trains something else.
+    """
+    described, items = _load(folder, step, MODEL_TYPE)
+    config = hidden_rvq_from_json(described)
+    return config, {"teacher": items["model_state"]["teacher"], "params": items["params"]}
 
 
 def _load(folder: Path, step: int | None, *expected: str) -> tuple[dict[str, Any], dict[str, Any]]:

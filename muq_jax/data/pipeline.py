@@ -9,15 +9,16 @@ dropout that are drawn by row fall on the same clips.
 
 import weakref
 from collections.abc import Iterator, Sequence
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import grain
 import numpy as np
 from absl import flags
 
+from muq_jax.data.labels import LabelledSource
 from muq_jax.data.mixture import Mixture
 from muq_jax.data.sources import Source
-from muq_jax.data.transforms import Augment, CentreCrop, Crop, RandomCrop
+from muq_jax.data.transforms import Augment, CentreCrop, Crop, RandomCrop, no_codes
 from muq_jax.errors import UserError
 
 Rows = Sequence[int]
@@ -31,12 +32,14 @@ class Batch(TypedDict):
         num_samples: int32 [n].
         row: int32 [n], the row's number in the global batch.
         id: the n clips' ids; "" where `make_eval_batches` filled up its last batch.
+        codes: int32 [n, T, Q] of a source that has them stored; -1 where there is no audio.
     """
 
     wave: np.ndarray
     num_samples: np.ndarray
     row: np.ndarray
     id: list[str]
+    codes: NotRequired[np.ndarray]
 
 
 class Batches(Iterator[Batch]):
@@ -65,6 +68,8 @@ class Batches(Iterator[Batch]):
             # Such arrays, too, complain if they are still there at the end.
             for name in ("wave", "num_samples", "row"):
                 batch[name] = np.array(batch[name])
+            if "codes" in batch:
+                batch["codes"] = np.array(batch["codes"])
         return batch
 
     def close(self) -> None:
@@ -82,6 +87,7 @@ def make_batches(
     *,
     batch_size: int,
     crop_samples: int,
+    token_samples: int = 1,
     seed: int,
     start_step: int = 0,
     num_epochs: int | None = None,
@@ -99,6 +105,7 @@ def make_batches(
             examples hold n times a corpus's share of it, to an example or two and 1 % (weights are rounded).
         batch_size: rows of the global batch, over all hosts.
         crop_samples: length of every row at 24 kHz; shorter clips are zero-padded.
+        token_samples: crops start on multiples of it: with stored codes, the samples of a token.
         seed: from 0 to 2**32 - 1; decides order, crops and augmentation.
         start_step: the first batch to give, as if those before had been read.
         num_epochs: passes over the source; a last, incomplete batch is dropped. None never ends.
@@ -124,7 +131,7 @@ def make_batches(
         dataset = grain.MapDataset.mix(parts, source.weights).seed(seed)
     else:
         dataset = _in_order(source, seed, shuffle, num_epochs)
-    dataset = dataset.random_map(RandomCrop(crop_samples, augment or Augment()))
+    dataset = dataset.random_map(RandomCrop(crop_samples, augment or Augment(), token_samples))
     if len(dataset) < batch_size:
         raise UserError(
             f"{source}: {len(dataset)} examples in {num_epochs} epochs do not fill one batch of {batch_size}"
@@ -138,6 +145,7 @@ def make_eval_batches(
     *,
     batch_size: int,
     crop_samples: int,
+    token_samples: int = 1,
     rows: Rows | None = None,
     num_workers: int = 0,
     num_threads: int = 4,
@@ -147,8 +155,10 @@ def make_eval_batches(
     The last batch is filled up with rows of no samples (zero wave, `num_samples` 0, id ""), so that all
     batches have one shape; weigh rows by `num_samples > 0`. Arguments as in `make_batches`.
     """
-    dataset = grain.MapDataset.source(_not_empty(source)).map(CentreCrop(crop_samples))
+    dataset = grain.MapDataset.source(_not_empty(source)).map(CentreCrop(crop_samples, token_samples))
     filler: Crop = {"id": "", "wave": np.zeros(crop_samples, np.float32), "num_samples": 0}
+    if isinstance(source, LabelledSource):
+        filler["codes"] = no_codes(crop_samples // token_samples, source.num_books)
     batches = _HostRows(dataset, batch_size, rows, num_batches=-(-len(dataset) // batch_size), filler=filler)
     return Batches(batches, num_workers=num_workers, num_threads=num_threads)
 
@@ -198,12 +208,15 @@ def _close(iterator: list[grain.DatasetIterator]) -> None:
 
 
 def _collate(crops: Sequence[Crop], rows: Rows) -> Batch:
-    return {
+    batch: Batch = {
         "wave": np.stack([crop["wave"] for crop in crops]),
         "num_samples": np.array([crop["num_samples"] for crop in crops], np.int32),
         "row": np.array(rows, np.int32),
         "id": [crop["id"] for crop in crops],
     }
+    if "codes" in crops[0]:
+        batch["codes"] = np.stack([crop["codes"] for crop in crops])
+    return batch
 
 
 def _not_empty(source: Source) -> Source:

@@ -30,11 +30,13 @@ class Example(TypedDict):
         id: unique in the source.
         wave: float32 [S] at 24 kHz, or [channels, S] from a source that keeps channels.
         labels: whatever else is known of the clip.
+        codes: int32 [T, Q], those of its whole tokens, from a source that has them stored.
     """
 
     id: str
     wave: np.ndarray
     labels: NotRequired[dict[str, Any]]
+    codes: NotRequired[np.ndarray]
 
 
 class Source(Protocol):

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import numbers
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import grain
 import numpy as np
@@ -14,11 +14,15 @@ from muq_jax.errors import UserError
 
 
 class Crop(TypedDict):
-    """`wave` float32 [crop_samples], zeros after its first `num_samples`."""
+    """`wave` float32 [crop_samples], zeros after its first `num_samples`.
+
+    Of an example with stored codes also `codes` int32 [T, Q], the crop's whole tokens, -1 past its own end.
+    """
 
     id: str
     wave: np.ndarray
     num_samples: int
+    codes: NotRequired[np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,17 +47,24 @@ class Augment:
 
 @dataclasses.dataclass(frozen=True)
 class RandomCrop(grain.transforms.RandomMap):
-    """A random crop of `crop_samples`; a shorter clip is kept whole and zero-padded."""
+    """A random crop of `crop_samples`; a shorter clip is kept whole and zero-padded.
+
+    Attributes:
+        crop_samples: its length.
+        augment: what else is drawn.
+        token_samples: it starts on a multiple of so many samples: a token's, where codes are stored.
+    """
 
     crop_samples: int
     augment: Augment = Augment()
+    token_samples: int = 1
 
     def random_map(self, example: Example, rng: np.random.Generator) -> Crop:
         wave = example["wave"]
         if wave.ndim == 2 and self.augment.random_channel:
             wave = wave[rng.integers(len(wave))]
-        start = rng.integers(max(wave.shape[-1] - self.crop_samples, 0) + 1)
-        crop = _cut(example["id"], wave, int(start), self.crop_samples)
+        start = int(rng.integers(max(wave.shape[-1] - self.crop_samples, 0) + 1))
+        crop = _cut(example, wave, start, self.crop_samples, self.token_samples)
         if self.augment.gain_db is not None:
             crop["wave"] *= np.float32(10 ** (rng.uniform(*self.augment.gain_db) / 20))
         return crop
@@ -61,14 +72,19 @@ class RandomCrop(grain.transforms.RandomMap):
 
 @dataclasses.dataclass(frozen=True)
 class CentreCrop(grain.transforms.Map):
-    """The middle `crop_samples`, for evaluation; a shorter clip is kept whole and zero-padded."""
+    """The middle `crop_samples`, for evaluation; a shorter clip is kept whole and zero-padded.
+
+    Attributes:
+        crop_samples, token_samples: as in `RandomCrop`.
+    """
 
     crop_samples: int
+    token_samples: int = 1
 
     def map(self, example: Example) -> Crop:
         wave = example["wave"]
         start = max(wave.shape[-1] - self.crop_samples, 0) // 2
-        return _cut(example["id"], wave, start, self.crop_samples)
+        return _cut(example, wave, start, self.crop_samples, self.token_samples)
 
 
 def _is_range(value: object) -> bool:
@@ -80,10 +96,22 @@ def _is_range(value: object) -> bool:
     )
 
 
-def _cut(id: str, wave: np.ndarray, start: int, crop_samples: int) -> Crop:
+def _cut(example: Example, wave: np.ndarray, start: int, crop_samples: int, token_samples: int) -> Crop:
+    first = start // token_samples
+    start = first * token_samples
     part = wave[..., start : start + crop_samples]
     if part.ndim == 2:
         part = part.mean(axis=0)
     out = np.zeros(crop_samples, np.float32)
     out[: len(part)] = part
-    return {"id": id, "wave": out, "num_samples": len(part)}
+    crop: Crop = {"id": example["id"], "wave": out, "num_samples": len(part)}
+    if "codes" in example:
+        tokens = example["codes"][first : first + crop_samples // token_samples]
+        crop["codes"] = no_codes(crop_samples // token_samples, tokens.shape[1])
+        crop["codes"][: len(tokens)] = tokens
+    return crop
+
+
+def no_codes(num_tokens: int, num_books: int) -> np.ndarray:
+    """Returns the codes int32 [T, Q] of nothing: -1."""
+    return np.full((num_tokens, num_books), -1, np.int32)

@@ -11,10 +11,11 @@ from muq_jax.audio.mel import MelConfig
 from muq_jax.errors import UserError
 from muq_jax.models.mel_rvq import stacked_mel
 from muq_jax.models.muq import MuQModel
+from muq_jax.nn.valid import whole_tokens
 from muq_jax.objectives.masking import MaskingConfig, mask_blocks, mask_tokens, mask_wave
 from muq_jax.objectives.metric import Mean
 from muq_jax.objectives.objective import Batch, LossOutput
-from muq_jax.objectives.targets import Targets
+from muq_jax.objectives.targets import StoredTargets, Targets
 from muq_jax.quantize.codebook import code_counts
 
 
@@ -26,7 +27,8 @@ class MaskedPrediction:
     `model.config.mel_reconstruction_weight`.
 
     `model_state` holds `batch_stats`; the targets' variables under `targets.collection`, which never
-    change; and `code_counts` [Q, V], how often each code occurred in the training batches so far.
+    change (where codes are stored there are none); and `code_counts` [Q, V], how often each code occurred in
+    the training batches so far.
 
     Metrics: `ce`, `accuracy` [Q] on masked tokens; `unigram_ce` [Q], the cross-entropy of the same tokens
     under the code frequencies of the training batches before this one, each code counted once more than
@@ -35,7 +37,7 @@ class MaskedPrediction:
     """
 
     model: MuQModel
-    targets: Targets
+    targets: Targets | StoredTargets
 
     def __post_init__(self):
         config = self.model.config
@@ -50,7 +52,7 @@ class MaskedPrediction:
         if differing:
             raise UserError(
                 f"the model and the targets do not hear the same: {'; '.join(differing)}. Set model.mel, "
-                "model.stat and model.label_rate to those of the Mel-RVQ, or fit one with the model's"
+                "model.stat and model.label_rate to those of the targets, or make targets of the model's"
             )
         _ = self.masking  # a mask that cannot be shows here, too
 
@@ -71,11 +73,9 @@ class MaskedPrediction:
         variables = dict(self.model.init(key_model, jnp.zeros((1, self.masking.block_samples))))
         params = variables.pop("params")
         counts = jnp.zeros((config.num_books, config.num_codes))
-        return params, {
-            **variables,
-            self.targets.collection: self.targets.init(key_targets),
-            "code_counts": counts,
-        }
+        if not isinstance(self.targets, StoredTargets):
+            variables[self.targets.collection] = self.targets.init(key_targets)
+        return params, {**variables, "code_counts": counts}
 
     def loss(
         self,
@@ -89,7 +89,7 @@ class MaskedPrediction:
         config, masking = self.model.config, self.masking
         key_blocks, key_noise, key_dropout = jax.random.split(key, 3)
         rows = batch["row"]
-        wave, num_samples = _whole_tokens(
+        wave, num_samples = whole_tokens(
             batch["wave"], batch["num_samples"], config.frames_per_token * config.mel.hop_length
         )
         masked_blocks = mask_blocks(key_blocks, rows, num_samples, wave.shape[1], masking)
@@ -105,7 +105,11 @@ class MaskedPrediction:
         else:
             output, changed = self.model.apply(variables, heard, num_samples), {}
 
-        codes, valid = self.targets(model_state[self.targets.collection], wave, num_samples)
+        if isinstance(self.targets, StoredTargets):
+            codes = batch["codes"]
+            valid = self.targets.valid(codes, num_samples)
+        else:
+            codes, valid = self.targets(model_state[self.targets.collection], wave, num_samples)
         codes = codes[..., : config.num_books]  # [B, T, Q]
         masked = mask_tokens(masked_blocks, codes.shape[1], masking)  # [B, T]
         weight = masked.sum().astype(jnp.float32)
@@ -161,15 +165,6 @@ def unigram_cross_entropy(counts: jax.Array, seen: jax.Array) -> jax.Array:
     """
     log_p = jnp.log(seen + 1.0) - jnp.log(seen.sum(-1, keepdims=True) + seen.shape[-1])
     return -jnp.sum(counts * log_p, axis=-1)
-
-
-def _whole_tokens(wave: jax.Array, num_samples: jax.Array, token_samples: int) -> tuple[jax.Array, jax.Array]:
-    """Cuts off the end of each clip that fills no token, so that the encoder has the targets' tokens.
-
-    The encoder rounds its tokens up, the targets down; upstream's trainer trims its clips likewise.
-    """
-    length = wave.shape[1] // token_samples * token_samples
-    return wave[:, :length], jnp.minimum(num_samples, length) // token_samples * token_samples
 
 
 def _masked_sum(values: jax.Array, masked: jax.Array) -> jax.Array:

@@ -8,7 +8,10 @@ import jax
 from muq_jax.objectives.metric import Mean
 
 Batch = Mapping[str, jax.Array]
-"""`wave` float32 [B, S]; `num_samples` int32 [B], 0 in a padding row; `row` int32 [B], global."""
+"""`wave` float32 [B, S]; `num_samples` int32 [B], 0 in a padding row; `row` int32 [B], global.
+
+With stored codes also `codes` int32 [B, T, Q], those of the whole tokens of S; -1 where there is no audio.
+"""
 
 
 class LossOutput(NamedTuple):

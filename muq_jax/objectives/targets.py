@@ -1,6 +1,7 @@
 """Targets: waveform to codes [B, T, Q], whatever makes them.
 
 What makes them is frozen: its variables lie in the training state under `collection`, where no gradient goes.
+Codes may also have been made before, and come with the batch.
 """
 
 from collections.abc import Mapping
@@ -10,8 +11,9 @@ from typing import Any, ClassVar, Protocol
 import jax
 
 from muq_jax.audio.mel import MelConfig
-from muq_jax.models import mel_rvq
+from muq_jax.models import hidden_rvq, mel_rvq
 from muq_jax.models.config import MelRVQConfig
+from muq_jax.models.hidden_rvq import HiddenRVQConfig
 from muq_jax.nn.valid import first_valid
 from muq_jax.quantize.random_projection import (
     RandomProjectionConfig,
@@ -127,3 +129,66 @@ class RandomProjectionTargets:
             wave, num_samples, mel=self.mel, frames_per_token=self.frames_per_token
         )
         return random_projection_codes(variables, stacked), valid
+
+
+@dataclass(frozen=True)
+class HiddenRVQTargets:
+    """Codes of a layer of a trained MuQ: the targets of the iterative stage, made in every step.
+
+    They are the codes of exactly the waveform that comes in, which is all that the teacher hears.
+    """
+
+    config: HiddenRVQConfig
+    collection: ClassVar[str] = "hidden_rvq"
+
+    @property
+    def mel(self) -> MelConfig:
+        return self.config.teacher.mel
+
+    @property
+    def frames_per_token(self) -> int:
+        return self.config.teacher.frames_per_token
+
+    @property
+    def num_books(self) -> int:
+        return self.config.rvq.num_books
+
+    @property
+    def num_codes(self) -> int:
+        return self.config.rvq.num_codes
+
+    def init(self, key: jax.Array) -> dict[str, Any]:
+        return hidden_rvq.init(key, self.config)
+
+    def __call__(
+        self, variables: Variables, wave: jax.Array, num_samples: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        return hidden_rvq.encode(variables, wave, num_samples, self.config)
+
+
+@dataclass(frozen=True)
+class StoredTargets:
+    """Codes that were made and stored before, by `maker`: they come with the batch, as `codes`."""
+
+    maker: Targets
+
+    @property
+    def mel(self) -> MelConfig:
+        return self.maker.mel
+
+    @property
+    def frames_per_token(self) -> int:
+        return self.maker.frames_per_token
+
+    @property
+    def num_books(self) -> int:
+        return self.maker.num_books
+
+    @property
+    def num_codes(self) -> int:
+        return self.maker.num_codes
+
+    def valid(self, codes: jax.Array, num_samples: jax.Array) -> jax.Array:
+        """Returns which tokens of codes [B, T, Q] are real, bool [B, T], of clips of `num_samples` [B]."""
+        token_samples = self.frames_per_token * self.mel.hop_length
+        return first_valid(num_samples // token_samples, codes.shape[1])

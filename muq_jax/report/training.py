@@ -32,11 +32,12 @@ def report_training(workdir: Path) -> Path:
     if not _measured(rows, "train"):
         raise UserError(f"{workdir / METRICS_FILE}: no training metrics yet; let the run write its first row")
     last = _split(rows, "train")[-1]
-    is_muq = "ce" in last
+    is_muq, configs = "ce" in last, _config_of(workdir)
+    is_hidden = '"name": "hidden_rvq"' in configs.get(CONFIG, "")
     path = workdir / REPORT
     write_page(
         path,
-        title="Pretraining MuQ" if is_muq else "Fitting a Mel-RVQ",
+        title="Pretraining MuQ" if is_muq else f"Fitting a {'Hidden' if is_hidden else 'Mel'}-RVQ",
         lead=f"{workdir}, step {last['step']:,}: {last['audio_hours']:.1f} h of audio heard.",
         cards=prediction_cards(rows) if is_muq else rvq_cards(rows),
         sections=[
@@ -44,7 +45,7 @@ def report_training(workdir: Path) -> Path:
             Section("Masked prediction", prediction_blocks(rows))
             if is_muq
             else Section("Tokens", rvq_blocks(rows)),
-            about_section(_config_of(workdir)),
+            about_section(configs),
         ],
     )
     return path
@@ -64,11 +65,11 @@ def health_section(runs: Mapping[str, Sequence[Row]]) -> Section:
 
 
 def rvq_cards(rows: Sequence[Row]) -> list[Card]:
-    """The numbers to take away from a Mel-RVQ's run."""
+    """The numbers to take away from a quantiser's run."""
     train = _measured(rows, "train")
     last = train[-1]
     cards = [
-        Card(f"{last['error'][0]:.2f} to {last['error'][-1]:.2f}", "mel error after the first and last book")
+        Card(f"{last['error'][0]:.2f} to {last['error'][-1]:.2f}", "error after the first and last book")
     ]
     least = min(_usage_row(train)["codes_used"])
     return [*cards, Card(f"{least:,} of {last['num_codes']:,}", "codes in use, in the book with the fewest")]
@@ -94,7 +95,7 @@ def prediction_cards(rows: Sequence[Row]) -> list[Card]:
 
 
 def rvq_blocks(rows: Sequence[Row], plain_mean: float | None = None) -> list[Block]:
-    """How the Mel-RVQ was fitted: error and usage, book by book.
+    """How the quantiser was fitted: error and usage, book by book.
 
     Args:
         plain_mean: the error of answering every time with the mean of the training data, where it is known.

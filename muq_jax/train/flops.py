@@ -10,6 +10,7 @@ import itertools
 
 from muq_jax.models.config import MelRVQConfig, MuQConfig
 from muq_jax.nn.subsample import TIME_STRIDES, num_tokens
+from muq_jax.quantize.rvq import RVQConfig
 
 _FORWARD = 2
 _TRAINING = 3 * _FORWARD
@@ -20,22 +21,36 @@ def muq_training_flops(config: MuQConfig, num_samples: int, *, frozen_subsamplin
 
     A frozen front end is run forward only.
     """
-    frames = num_samples // config.mel.hop_length
-    tokens = num_tokens(frames, config.label_rate)
+    frames, tokens = _lengths(config, num_samples)
     subsampling = (_FORWARD if frozen_subsampling else _TRAINING) * _subsampling(config, frames)
     per_clip = tokens * _conformer(config, tokens)
     per_clip += tokens * config.conformer.width * config.num_books * config.num_codes
     return float(subsampling + _TRAINING * per_clip)
 
 
+def muq_forward_flops(config: MuQConfig, num_samples: int) -> float:
+    """Returns the operations of hearing one clip of `num_samples`, as a teacher does: without the heads."""
+    frames, tokens = _lengths(config, num_samples)
+    return float(_FORWARD * (_subsampling(config, frames) + tokens * _conformer(config, tokens)))
+
+
 def mel_rvq_training_flops(config: MelRVQConfig, num_samples: int) -> float:
     """Returns the operations of one training step on one clip: projections and nearest-code search."""
-    rvq = config.rvq
+    return rvq_training_flops(config.rvq, num_samples // config.mel.hop_length // config.frames_per_token)
+
+
+def rvq_training_flops(rvq: RVQConfig, tokens: int) -> float:
+    """Returns the operations of one training step of a quantiser on so many tokens."""
     inner = [rvq.hidden_dim] * (rvq.num_projection_layers - 1)
     widths = [rvq.input_dim, *inner, rvq.code_dim]
     projection = sum(a * b for a, b in itertools.pairwise(widths))
-    tokens = num_samples // config.mel.hop_length // config.frames_per_token
     return float(_TRAINING * tokens * rvq.num_books * (2 * projection + rvq.num_codes * rvq.code_dim))
+
+
+def _lengths(config: MuQConfig, num_samples: int) -> tuple[int, int]:
+    """Returns the frames and tokens of a clip."""
+    frames = num_samples // config.mel.hop_length
+    return frames, num_tokens(frames, config.label_rate)
 
 
 def _subsampling(config: MuQConfig, frames: int) -> int:

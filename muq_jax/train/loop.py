@@ -78,6 +78,7 @@ class Task:
         flops_per_step: analytic count of the model's arithmetic in one step, for the FLOP/s metric.
         levels: constants written beside the metrics, such as the loss of chance.
         meta: saved with every checkpoint: what describes the model.
+        given: collections of the model state that a run begins with, such as those of a trained teacher.
     """
 
     objective: Objective
@@ -87,6 +88,7 @@ class Task:
     flops_per_step: float = 0.0
     levels: Mapping[str, float] = dataclasses.field(default_factory=dict)
     meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    given: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def run(
@@ -124,7 +126,7 @@ def run(
             state = TrainState.from_items(start, checkpoints.restore(start, abstract.to_items()), abstract)
             counters = Counters(**load_meta(workdir, start)["counters"])
         else:
-            state = init_state(task.objective, optimizer, mesh, jax.random.key(config.seed))
+            state = init_state(task.objective, optimizer, mesh, jax.random.key(config.seed), task.given)
         if start >= config.num_steps:
             return state, "was done"
 

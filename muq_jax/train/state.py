@@ -13,11 +13,11 @@ from jax.sharding import Mesh, PartitionSpec
 from muq_jax import parallel
 from muq_jax.objectives.objective import Objective
 
-# What is small, and whole on every device. With the frozen quantizer cut along its inputs, the TPU's compiler
+# What is small, and whole on every device; a frozen teacher, as large as what it teaches, is cut like it. With the frozen quantizer cut along its inputs, the TPU's compiler
 # cuts the mel that it multiplies in the same way; with the depthwise kernel cut by channels it convolves by
 # channels. It moves whole batches for both: 10 GB a step of `large`.
 RULES = (
-    (r"^model_state/", PartitionSpec()),
+    (r"^model_state/(?!.*teacher)", PartitionSpec()),
     (r"/depthwise/kernel$", PartitionSpec()),
 )
 
@@ -69,8 +69,20 @@ def abstract_state(objective: Objective, optimizer: optax.GradientTransformation
 
 
 def init_state(
-    objective: Objective, optimizer: optax.GradientTransformation, mesh: Mesh, key: jax.Array
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    key: jax.Array,
+    given: Mapping[str, Any] | None = None,
 ) -> TrainState:
-    """Returns the state at step 0. Arrays are created sharded: no device ever holds a large one whole."""
+    """Returns the state at step 0. Arrays are created sharded: no device ever holds a large one whole.
+
+    Args:
+        objective, optimizer, mesh, key: what is trained, where, and what it is drawn from.
+        given: collections of the model state that are not drawn but have these values.
+    """
     shardings = jax.tree.map(lambda a: a.sharding, abstract_state(objective, optimizer, mesh))
-    return jax.jit(_make_init(objective, optimizer), out_shardings=shardings)(key)
+    state = jax.jit(_make_init(objective, optimizer), out_shardings=shardings)(key)
+    # Placed afterwards: inside of the jitted function a teacher would be a constant of the program.
+    placed = {name: parallel.place(tree, shardings.model_state[name]) for name, tree in (given or {}).items()}
+    return state.replace(model_state={**state.model_state, **placed})

@@ -13,10 +13,14 @@ from muq_jax.convert import mel_rvq as mel_rvq_names
 from muq_jax.convert import muq as muq_names
 from muq_jax.convert import rules
 from muq_jax.convert.reader import read_tensors
+from muq_jax.convert.workdir import read_hidden_rvq
 from muq_jax.errors import UserError
 from muq_jax.models.config_json import from_upstream_json, mel_rvq_to_json, to_upstream_json
+from muq_jax.models.hidden_rvq import HiddenRVQConfig, hidden_rvq_to_json
 from muq_jax.models.muq import MuQModel
+from muq_jax.objectives.rvq import HiddenRVQObjective
 from muq_jax.quantize.random_projection import RandomProjectionConfig, init_random_projection
+from muq_jax.quantize.rvq import RVQConfig
 
 CONFIG = from_upstream_json(upstream_config())
 
@@ -76,6 +80,45 @@ def test_the_random_projection_of_a_run_goes_into_its_export(tmp_path):
     for name in ("projection", "codebook"):
         theirs = tensors[f"model.quantizer_melspec_2048.{name.replace('projection', 'random_projection')}"]
         np.testing.assert_array_equal(theirs, targets[name][0])
+
+
+def test_a_run_of_the_iterative_stage_exports_neither_its_teacher_nor_a_mel_rvq(tmp_path):
+    """In the folder the tensors of the targets that upstream would build are zeros."""
+    config = dataclasses.replace(CONFIG, rvq=None)
+    fresh = MuQModel(config).init(jax.random.key(0), jax.numpy.zeros((1, 24_000)))
+    hidden = {"teacher": {"params": {"kernel": np.ones(3)}}, "params": {"codebook": np.ones(3)}}
+    state = {"batch_stats": fresh["batch_stats"], "hidden_rvq": hidden, "code_counts": np.ones((2, 1024))}
+    save(tmp_path / "run", fresh["params"], state, to_upstream_json(config))
+    muq = MuQ.from_pretrained(tmp_path / "run")
+    assert muq.config == config and muq.variables.keys() == {"params", "batch_stats"}
+    muq.save_pretrained(tmp_path / "model")
+    assert MuQ.from_pretrained(tmp_path / "model").config == config
+    tensors = read_tensors(tmp_path / "model")
+    assert not any(name.startswith("model.rvq.") for name in tensors)
+    codes = config.num_books * config.num_codes
+    assert tensors["model.quantizer_melspec_2048.codebook"].shape == (codes, 16)
+    assert not tensors["model.quantizer_melspec_2048.codebook"].any()
+    for source in ("run", "model"):
+        with pytest.raises(UserError, match="this MuQ carries no Mel-RVQ"):
+            MelRVQ.from_pretrained(tmp_path / source)
+
+
+def test_a_run_that_fits_a_hidden_rvq(tmp_path):
+    config = HiddenRVQConfig(
+        dataclasses.replace(CONFIG, rvq=None), 2, RVQConfig(num_books=2, input_dim=CONFIG.conformer.width)
+    )
+    params, state = jax.jit(HiddenRVQObjective(config).init)(jax.random.key(0))
+    save(tmp_path / "run", params, state, hidden_rvq_to_json(config))
+    found, variables = read_hidden_rvq(tmp_path / "run")
+    assert found == config
+    assert_same(variables, {"teacher": state["teacher"], "params": params})
+    with pytest.raises(UserError, match="type 'hidden_rvq'; expected muq"):
+        MuQ.from_pretrained(tmp_path / "run")
+
+
+def test_only_a_hidden_rvq_is_read_as_one(run):
+    with pytest.raises(UserError, match="type 'muq'; expected hidden_rvq"):
+        read_hidden_rvq(run)
 
 
 def test_the_mel_rvq_that_a_run_carries(run, variables):

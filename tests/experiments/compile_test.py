@@ -59,8 +59,8 @@ def test_memory_is_that_of_the_arrays(report):
     memory, mesh = report["memory"], parallel.make_mesh(2, 4)
     config = small()
     config.model.stat = UPSTREAM_STAT
-    rvq = MelRVQ(build.mel_rvq_config(build.rvq_config(config)), {})
-    objective = compile_command.with_drawn_targets(build.make_trainee(config, rvq).objective)
+    rvq = MelRVQ(build.mel_rvq_config(stages.mel_rvq_stage(config)), {})
+    objective = build.make_trainee(config, rvq).objective
     state = abstract_state(objective, make_optimizer(build.optim_config(config)), mesh)
     params = jax.tree.leaves(state.params)
     whole = sum(leaf.size * 4 for leaf in params)

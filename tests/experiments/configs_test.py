@@ -14,7 +14,10 @@ GOLDEN = Path(__file__).parents[1] / "golden_configs"
 VARIANTS = [
     *(("mel_rvq", variant) for variant in ("smoke", "tiny", "large")),
     *(("muq", variant) for variant in muq.VARIANTS),
+    *(("hidden_rvq", variant) for variant in ("smoke", "tiny", "base", "large")),
+    *(("muq_iter", variant) for variant in ("smoke", "tiny", "base", "large")),
 ]
+NAMES = sorted({name for name, _ in VARIANTS})
 
 
 def get_config(name, variant=None):
@@ -42,17 +45,17 @@ def test_configuration_is_the_golden_one(name, variant):
 
 def test_no_golden_file_is_left_over():
     expected = {f"{name}_{variant}.txt" for name, variant in VARIANTS}
-    found = {path.name for name in ("mel_rvq", "muq") for path in GOLDEN.glob(f"{name}_*.txt")}
+    found = {path.name for name in NAMES for path in GOLDEN.glob(f"{name}_*.txt")}
     assert found == expected
 
 
-@pytest.mark.parametrize("name", ["mel_rvq", "muq"])
+@pytest.mark.parametrize("name", NAMES)
 def test_groups_are_those_of_the_design(name):
     groups = {"model", "targets", "objective", "data", "optim", "train", "mesh", "seed"}
     assert set(get_config(name).to_dict()) == groups
 
 
-@pytest.mark.parametrize("name", ["mel_rvq", "muq"])
+@pytest.mark.parametrize("name", NAMES)
 def test_tiny_is_the_default_and_others_are_named(name):
     assert get_config(name).to_dict() == get_config(name, "tiny").to_dict()
     with pytest.raises(ValueError, match="no variant 'huge'; expected one of tiny, smoke"):
@@ -60,13 +63,22 @@ def test_tiny_is_the_default_and_others_are_named(name):
 
 
 def test_large_is_the_papers_recipe():
-    large, rvq = get_config("muq", "large"), get_config("mel_rvq", "large")
-    assert (large.data.batch_size, large.data.crop_seconds) == (192, 30.0)
-    assert (large.train.num_steps, large.optim.warmup_steps, large.optim.peak_lr) == (400_000, 32_000, 5e-4)
-    assert (large.optim.beta1, large.optim.beta2, large.optim.eps) == (0.9, 0.98, 1e-6)
-    optim = large.optim
-    assert (optim.weight_decay, optim.clip_norm, optim.schedule) == (0.01, 10.0, "warmup_linear")
+    muq, rvq = get_config("muq", "large"), get_config("mel_rvq", "large")
+    iterative, hidden = get_config("muq_iter", "large"), get_config("hidden_rvq", "large")
+    assert (muq.data.batch_size, muq.data.crop_seconds) == (192, 30.0)
+    assert (muq.train.num_steps, muq.optim.warmup_steps, muq.optim.peak_lr) == (400_000, 32_000, 5e-4)
+    assert (muq.optim.beta1, muq.optim.beta2, muq.optim.eps) == (0.9, 0.98, 1e-6)
+    assert (muq.optim.weight_decay, muq.optim.clip_norm, muq.optim.schedule) == (0.01, 10.0, "warmup_linear")
     assert (rvq.data.batch_size, rvq.data.crop_seconds, rvq.train.num_steps) == (32, 5.0, 4000)
+    for group in ("optim", "train", "data", "objective"):
+        assert iterative[group].to_dict() == muq[group].to_dict()
+    assert (hidden.train.num_steps, hidden.data.crop_seconds) == (8100, 30.0)
+    assert (hidden.model.rvq.num_books, hidden.model.rvq.num_codes, hidden.model.rvq.code_dim) == (
+        8,
+        1024,
+        16,
+    )
+    assert hidden.optim.to_dict() == rvq.optim.to_dict()
     assert (rvq.optim.peak_lr, rvq.optim.schedule, rvq.optim.clip_norm) == (1e-4, "constant", None)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from experiments import build, train
+from experiments import build, stages, train
 from experiments.configs import mel_rvq, muq
 from experiments.configs.groups import UPSTREAM_STAT
 from muq_jax import parallel
@@ -290,7 +290,7 @@ def test_random_projection_targets_need_no_rvq():
 def test_a_mel_rvq_to_be_fitted_hears_the_same_data():
     config = resolved(muq.get_config("smoke"))
     config.data.source, config.seed, config.model.label_rate = "toy_music:30", 5, 50
-    rvq = build.rvq_config(config)
+    rvq = stages.mel_rvq_stage(config)
     assert (rvq.data.source, rvq.seed, rvq.model.stat) == ("toy_music:30", 5, (6.0, 18.0))
     assert (rvq.model.label_rate, rvq.model.rvq.input_dim) == (50, 256)
     build.make_trainee(rvq, None)

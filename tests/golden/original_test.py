@@ -3,13 +3,14 @@
 python -m pytest -m torch
 """
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
 from experiments.make_goldens import book_gaps, clip
-from experiments.original import as_wave, build, import_original, load_random, upstream_config
+from experiments.original import as_wave, build, import_original, load_random, random_tensors, upstream_config
 from muq_jax import MelRVQ, MuQ
 from muq_jax.convert import muq as muq_names
 from muq_jax.convert import rules
@@ -127,6 +128,28 @@ def test_pytorch_loads_an_export_strictly_and_hears_the_same(overrides, tmp_path
     assert relative(found, features(model, wave)).max() < 1e-4
     frequencies = model.model.conformer.embed_positions.inv_freq
     assert torch.equal(frequencies, package.MuQ(known).model.conformer.embed_positions.inv_freq)
+
+
+def test_pytorch_loads_a_model_of_the_iterative_stage_strictly(tmp_path):
+    """It carries no Mel-RVQ; upstream builds a random projection in its place, which nothing reads."""
+    from safetensors.torch import load_file
+
+    config = dataclasses.replace(from_upstream_json(SMALL), rvq=None)
+    assert (config.num_books, config.num_codes) == (8, 1024)
+    shapes = rules.state_dict_shapes(muq_names.muq_table(config), muq_names.template(config))
+    variables = muq_names.from_torch_names(random_tensors(shapes), config)
+    MuQ(config, variables).save_pretrained(tmp_path / "muq")
+
+    package = import_original()
+    exported = json.loads((tmp_path / "muq" / "config.json").read_text())
+    fields = package.muq.muq.MuQConfig.__dataclass_fields__
+    model = package.MuQ({key: value for key, value in exported.items() if key in fields}).eval()
+    model.load_state_dict(load_file(tmp_path / "muq" / "model.safetensors"), strict=True)
+    wave = noise(1.03)
+    muq = MuQ.from_pretrained(tmp_path / "muq")
+    assert muq.config == config
+    found = np.stack(muq(wave, sampling_rate=24_000).hidden_states)
+    assert relative(found, features(model, wave)).max() < 1e-4
 
 
 def test_the_packages_own_loader_takes_an_export(tmp_path):

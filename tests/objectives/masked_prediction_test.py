@@ -16,14 +16,21 @@ from muq_jax.convert import muq as table
 from muq_jax.errors import UserError
 from muq_jax.models.config import MelRVQConfig, MuQConfig
 from muq_jax.models.config_json import from_upstream_json
+from muq_jax.models.hidden_rvq import HiddenRVQConfig
 from muq_jax.models.muq import MuQModel
 from muq_jax.nn.conformer import ConformerConfig
 from muq_jax.objectives import masked_prediction
 from muq_jax.objectives.masked_prediction import MaskedPrediction, cross_entropy, unigram_cross_entropy
 from muq_jax.objectives.masking import mask_blocks, mask_tokens, mask_wave
-from muq_jax.objectives.targets import MelRVQTargets, RandomProjectionTargets
+from muq_jax.objectives.targets import (
+    HiddenRVQTargets,
+    MelRVQTargets,
+    RandomProjectionTargets,
+    StoredTargets,
+)
 from muq_jax.quantize.random_projection import RandomProjectionConfig
 from muq_jax.quantize.rvq import RVQConfig
+from tests.models.hidden_rvq_test import make_noise, make_variables
 
 CONFIG = MuQConfig(
     conformer=ConformerConfig(width=16, num_layers=1, num_heads=2, ffn_width=16, remat=False),
@@ -192,6 +199,58 @@ def test_eight_devices_are_one(tiny):
     np.testing.assert_allclose(eight.loss, one.loss, rtol=1e-5)
     np.testing.assert_array_equal(eight.metrics["code_counts"].total, one.metrics["code_counts"].total)
     assert eight.weight == one.weight
+
+
+@pytest.fixture(scope="module")
+def iterative():
+    """A student and the targets of its teacher, with everything that they are made of."""
+    student = dataclasses.replace(CONFIG, rvq=None)
+    rvq = RVQConfig(num_books=2, num_codes=32, code_dim=4, input_dim=16)
+    targets = HiddenRVQTargets(HiddenRVQConfig(dataclasses.replace(student, num_books=1), 1, rvq))
+    objective = MaskedPrediction(MuQModel(student), targets)
+    params, model_state = jax.jit(objective.init)(jax.random.key(0))
+    model_state["hidden_rvq"] = make_variables(targets.config)
+    return objective, jax.jit(objective.loss, static_argnames="train"), params, model_state
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_stored_codes_and_those_of_the_teacher_in_the_step_give_the_same_loss(iterative, train):
+    objective, loss, params, model_state = iterative
+    batch, key = make_batch([3, 8, 1, 9], [SAMPLES, 9_600 * 2, SAMPLES, 0]), jax.random.key(5)
+    batch["wave"] = make_noise(batch["wave"].shape)
+    computed = loss(params, model_state, batch, key, train=train)
+    codes, valid = jax.jit(objective.targets)(model_state["hidden_rvq"], batch["wave"], batch["num_samples"])
+    stored = MaskedPrediction(objective.model, StoredTargets(objective.targets))
+    without = {name: tree for name, tree in model_state.items() if name != "hidden_rvq"}
+    assert jax.tree.structure(stored.init(jax.random.key(0))) == jax.tree.structure((params, without))
+    batch["codes"] = np.where(valid[..., None], codes, -1)
+    found = jax.jit(stored.loss, static_argnames="train")(params, without, batch, key, train=train)
+    np.testing.assert_allclose(found.loss, computed.loss, rtol=1e-6)
+    assert_equal_metrics(found.metrics, computed.metrics)
+    counts = computed.metrics["code_counts"].total[0]
+    assert counts.sum() == 31 + 20 + 31 and (counts > 0).sum() > 5
+    if train:
+        jax.tree.map(
+            np.testing.assert_array_equal, computed.model_state["hidden_rvq"], model_state["hidden_rvq"]
+        )
+
+
+def test_a_sharded_teacher_gives_the_same_loss_without_any_transfer(iterative):
+    _, loss, params, model_state = iterative
+    batch, mesh = make_batch(range(8)), parallel.make_mesh(2, 4)
+    batch["wave"] = make_noise(batch["wave"].shape)
+    one = loss(params, model_state, batch, jax.random.key(1), train=True)
+    # The teacher is small: with the usual bound nothing of it would be split.
+    shardings = parallel.state_shardings((params, model_state), mesh, min_size=64)
+    split = [not s.is_fully_replicated for s in jax.tree.leaves(shardings[1]["hidden_rvq"]["teacher"])]
+    assert sum(split) > 10
+    placed = parallel.place(jax.device_get((params, model_state)), shardings)
+    placed_batch = jax.device_put(batch, parallel.batch_sharding(mesh))
+    key = jax.device_put(jax.random.key(1), parallel.replicated(mesh))
+    with jax.set_mesh(mesh), jax.transfer_guard("disallow"):
+        eight = loss(*placed, placed_batch, key, train=True)
+    np.testing.assert_allclose(eight.loss, one.loss, rtol=1e-5)
+    np.testing.assert_array_equal(eight.metrics["code_counts"].total, one.metrics["code_counts"].total)
 
 
 def test_targets_that_do_not_fit_the_heads_are_refused():

@@ -4,9 +4,11 @@ import numpy as np
 import optax
 import pytest
 
-from muq_jax.models.config import MelRVQConfig
-from muq_jax.objectives.rvq import MelRVQObjective
-from muq_jax.quantize.rvq import RVQConfig
+from muq_jax.models.config import MelRVQConfig, muq_config
+from muq_jax.models.hidden_rvq import HiddenRVQConfig
+from muq_jax.models.muq import MuQModel
+from muq_jax.objectives.rvq import HiddenRVQObjective, MelRVQObjective
+from muq_jax.quantize.rvq import RVQConfig, quantize
 
 CONFIG = MelRVQConfig(rvq=RVQConfig(num_books=3, num_codes=64, stale_tolerance=2))
 
@@ -84,3 +86,56 @@ def test_training_learns_and_replaces_what_is_never_used(fit):
     assert output.loss < 0.5 * first.loss
     errors = output.metrics["error"].value
     assert (jnp.diff(errors) < 0).all() and errors[-1] < 0.6 * first.metrics["error"].value[-1]
+
+
+TEACHER = muq_config("smoke", rvq=None, conformer={"width": 16})
+HIDDEN = HiddenRVQConfig(TEACHER, 1, RVQConfig(num_books=3, num_codes=64, code_dim=4, input_dim=16))
+
+
+@pytest.fixture(scope="module")
+def hidden():
+    objective = HiddenRVQObjective(HIDDEN)
+    return objective, jax.jit(objective.loss, static_argnames="train"), *objective.init(jax.random.key(0))
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_a_hidden_rvq_is_fitted_to_the_teachers_layer(hidden, train):
+    _, loss, params, state = hidden
+    batch = make_batch([9_600, 4_000, 9_600, 0])
+    output = loss(params, state, batch, jax.random.key(0), train=train)
+    states = jax.jit(MuQModel(TEACHER).apply)(
+        state["teacher"], batch["wave"], batch["num_samples"] // 960 * 960
+    )
+    valid = np.arange(10) < np.array([10, 4, 10, 0])[:, None]
+    expected = quantize(params, states.hidden_states[1], valid, HIDDEN.rvq)
+    np.testing.assert_allclose(output.loss, expected.loss, rtol=1e-5)
+    np.testing.assert_allclose(output.metrics["error"].value, expected.errors, rtol=1e-5)
+    assert output.weight == 24 and output.metrics["code_counts"].total[0].sum() == 24
+    used = np.asarray(output.model_state["codebook_state"]["stale_counter"]) == 0
+    assert used.all() == (not train)
+    jax.tree.map(np.testing.assert_array_equal, output.model_state["teacher"], state["teacher"])
+
+
+def test_fitting_reconstructs_the_layer_and_leaves_the_teacher_alone(hidden):
+    objective, loss, params, state = hidden
+    batch, optimizer = make_batch([9_600] * 4), optax.adam(1e-2)
+    opt_state = optimizer.init(params)
+    before = loss(params, state, batch, jax.random.key(0), train=False)
+
+    @jax.jit
+    def step(params, state, opt_state, key):
+        def value(params):
+            output = objective.loss(params, state, batch, key, train=True)
+            return output.loss, output
+
+        gradient, output = jax.grad(value, has_aux=True)(params)
+        params = objective.replace(params, output.updates)
+        updates, opt_state = optimizer.update(gradient, opt_state, params)
+        return optax.apply_updates(params, updates), output.model_state, opt_state
+
+    now = state
+    for key in jax.random.split(jax.random.key(1), 30):
+        params, now, opt_state = step(params, now, opt_state, key)
+    after = loss(params, now, batch, jax.random.key(0), train=False)
+    assert after.metrics["error"].value[-1] < 0.7 * before.metrics["error"].value[-1]
+    jax.tree.map(np.testing.assert_array_equal, now["teacher"], state["teacher"])

@@ -5,10 +5,25 @@ import pytest
 
 from muq_jax.audio.mel import MelConfig
 from muq_jax.models import mel_rvq
-from muq_jax.models.config import MelRVQConfig
-from muq_jax.objectives.targets import MelRVQTargets, RandomProjectionTargets, single_vq_targets
+from muq_jax.models.config import MelRVQConfig, muq_config
+from muq_jax.models.hidden_rvq import HiddenRVQConfig
+from muq_jax.objectives.targets import (
+    HiddenRVQTargets,
+    MelRVQTargets,
+    RandomProjectionTargets,
+    StoredTargets,
+    single_vq_targets,
+)
 from muq_jax.quantize.random_projection import RandomProjectionConfig
 from muq_jax.quantize.rvq import RVQConfig
+from tests.models.hidden_rvq_test import make_variables
+
+
+def hidden_rvq_targets(label_rate):
+    teacher = muq_config("smoke", rvq=None, label_rate=label_rate, conformer={"width": 16})
+    rvq = RVQConfig(num_books=3, num_codes=64, input_dim=16)
+    return HiddenRVQTargets(HiddenRVQConfig(teacher, 1, rvq))
+
 
 MAKERS = {
     "mel_rvq": MelRVQTargets(MelRVQConfig(rvq=RVQConfig(num_books=3, num_codes=64))),
@@ -21,13 +36,17 @@ MAKERS = {
     "random_projection_50hz": RandomProjectionTargets(
         RandomProjectionConfig(num_books=2, num_codes=128, input_dim=256), MelConfig(), frames_per_token=2
     ),
+    "hidden_rvq": hidden_rvq_targets(25),
+    "hidden_rvq_50hz": hidden_rvq_targets(50),
 }
 
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_every_maker_of_targets_has_the_same_interface(name):
     maker = MAKERS[name]
-    variables = maker.init(jax.random.key(0))
+    hidden = isinstance(maker, HiddenRVQTargets)
+    variables = make_variables(maker.config) if hidden else maker.init(jax.random.key(0))
+    assert jax.tree.structure(variables) == jax.tree.structure(jax.eval_shape(maker.init, jax.random.key(0)))
     # A sweep: fresh codebooks would give almost the same code to every token of noise.
     seconds = jnp.arange(9_900) / 24_000
     wave = 0.5 * jnp.sin(2 * jnp.pi * 60 * jnp.exp(12 * seconds)) * jnp.array([[1.0], [0.1], [0.01]])
@@ -58,3 +77,14 @@ def test_single_vq_is_one_small_book(label_rate, input_dim):
     assert rvq == RVQConfig(
         num_books=1, num_codes=1024, code_dim=8, input_dim=input_dim, stale_tolerance=1000
     )
+
+
+@pytest.mark.parametrize("label_rate, token_samples", [(25, 960), (50, 480)])
+def test_stored_targets_are_described_by_their_maker(label_rate, token_samples):
+    maker = hidden_rvq_targets(label_rate)
+    stored = StoredTargets(maker)
+    for name in ("mel", "frames_per_token", "num_books", "num_codes"):
+        assert getattr(stored, name) == getattr(maker, name)
+    codes = jnp.zeros((3, 20, 3), jnp.int32)
+    valid = stored.valid(codes, jnp.array([20 * token_samples, 7 * token_samples + 1, 0]))
+    assert valid.sum(1).tolist() == [20, 7, 0]

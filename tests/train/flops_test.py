@@ -4,7 +4,7 @@ import pytest
 
 from muq_jax.models.config import MelRVQConfig, muq_config
 from muq_jax.models.muq import MuQModel
-from muq_jax.train.flops import mel_rvq_training_flops, muq_training_flops
+from muq_jax.train.flops import mel_rvq_training_flops, muq_forward_flops, muq_training_flops
 
 
 @pytest.mark.parametrize("label_rate", [25, 50])
@@ -36,6 +36,8 @@ def test_large_is_the_sum_of_its_layers():
     config, front_end = muq_config("large"), first + second + linear
     assert muq_training_flops(config, 720_000) == 6 * (tokens + front_end)
     assert muq_training_flops(config, 720_000, frozen_subsampling=True) == 6 * tokens + 2 * front_end
+    heads = 750 * 1024 * 8 * 1024
+    assert muq_forward_flops(config, 720_000) == 2 * (tokens - heads + front_end)
 
 
 def test_mel_rvq_count():
