@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import build, chips, step_report
+from experiments import build, chips, stages, step_report
 from experiments import compile as compile_command
 from experiments.compile import Target, TooLarge, largest_batch
 from experiments.configs import mel_rvq, muq
