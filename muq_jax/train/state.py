@@ -14,9 +14,9 @@ from muq_jax import parallel
 from muq_jax.objectives.objective import Objective
 
 # What is small, and whole on every device; a frozen teacher is as large as what it teaches, and cut like it.
-# With the frozen quantizer cut along its inputs, the TPU's compiler cuts the mel that it multiplies in the same
-# way; with the depthwise kernel cut by channels it convolves by channels. It moves whole batches for both:
-# 10 GB a step of `large`.
+# With the frozen quantizer cut along its inputs, the TPU's compiler cuts the mel that it multiplies in the
+# same way; with the depthwise kernel cut by channels it convolves by channels. It moves whole batches for
+# both: 10 GB a step of `large`.
 RULES = (
     (r"^model_state/(?!.*teacher)", PartitionSpec()),
     (r"/depthwise/kernel$", PartitionSpec()),
