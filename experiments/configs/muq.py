@@ -9,6 +9,19 @@ r"""MuQ: predict the Mel-RVQ codes of masked audio (MuQ, arXiv 2501.01108).
 | tiny | 7 M | 6,000 | 8 x 5 s | 2 CPU cores, an hour (1.9 steps a second with RESULTS.md's settings) |
 | base | 83 M | 100,000 | 64 x 30 s | one GPU; not run yet |
 | large | 325 M | 400,000 | 192 x 30 s | the paper's recipe; 32 GPUs, 3 to 7 days upstream |
+| large_v5p_128 | 325 M | 400,000 | 192 x 30 s | `large` on a TPU v5p-128: 64 chips, 3 clips each |
+| large_v5e_256 | 325 M | 300,000 | 256 x 30 s | a TPU v5e-256, 1 clip a chip: 192 do not divide by 256 |
+| large_8xh100 | 325 M | 400,000 | 192 x 30 s | 8 H100 of 80 GB, 24 clips each in two turns |
+
+None of the last four has been run yet. What a step of them needs, and what it cannot be faster than, by the
+TPU's own compiler, is in experiments/BENCHMARKS.md; for GPUs nothing has been compiled. They compute in
+bfloat16, with float32 parameters, and cut the parameters over up to 16 devices (`mesh`). On every host:
+
+    python -m experiments.train --config=experiments/configs/muq.py:large_v5e_256 --workdir=SHARED/muq \
+        --config.data.source=SHARDS --config.targets.rvq=RVQ_DIR
+
+`large_v5e_256` sees the clips of the paper's run in 300,000 larger steps: warm-up and length are scaled by
+192 / 256, the learning rate by the root of 256 / 192, to 5.8e-4. That is a rule of thumb, not a result.
 
 Without `targets.rvq`, `smoke` and `tiny` fit a Mel-RVQ on the same data first, in WORKDIR/mel_rvq.
 

@@ -99,8 +99,5 @@ class BatchNorm(nn.Module):
         factor = jax.lax.rsqrt(var + self.eps) * scale
         grouped = (mean.shape[0], *[1] * (x.ndim - 1), channels)  # against [G, B/G, T, ..., C]
         y = x.astype(jnp.float32).reshape(mean.shape[0], -1, *x.shape[1:])
-        # Not (y - mean) * factor, whose difference the variance shares: XLA then keeps that in float32, twice
-        # the size of what is normalised, and the front end's arrays are the largest there are.
-        offset = bias - mean * factor
-        y = y * factor.reshape(grouped) + offset.reshape(grouped)
+        y = (y - mean.reshape(grouped)) * factor.reshape(grouped) + bias
         return y.reshape(x.shape).astype(self.dtype)

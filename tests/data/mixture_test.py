@@ -48,7 +48,7 @@ def read(num_batches, *, source=None, hosts=1, workers=0, start=0, seed=3):
             crop_samples=CROP,
             seed=seed,
             start_step=start,
-            rows=(host * n, host * n + n),
+            rows=range(host * n, host * n + n),
             num_workers=workers,
             num_threads=2,
             augment=Augment(gain_db=(-6.0, 6.0)),

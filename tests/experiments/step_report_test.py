@@ -1,0 +1,60 @@
+import pytest
+
+from experiments import chips
+from experiments.collectives import Expected
+from experiments.step_report import lines, make_report
+from muq_jax import parallel
+from tests.experiments.collectives_test import TPU
+from tests.parallel_test import FakeDevice
+
+MEMORY = dict.fromkeys(
+    ("parameters", "optimizer", "model_state", "batch", "arguments", "temporaries", "output", "aliased"), 0
+)
+
+
+def make(text, leaves, *, slices=1, model_flops=1e9):
+    devices = [FakeDevice(i, slice_index=i * slices // 8) for i in range(8)]
+    return make_report(
+        text,
+        memory=MEMORY | {"program": 0, "total": 0},
+        chip=chips.TPUS["v5e"],
+        mesh=parallel.make_mesh(-1, -1, devices=devices),
+        model_flops=model_flops,
+        dtype="bfloat16",
+        expected=Expected(leaves, layers=12, fsdp=8, times=(750,)),
+    )
+
+
+def test_weights_are_expected_and_what_is_as_long_as_a_clip_is_not():
+    # The permutation's operand has the gather's shape.
+    found = make(TPU, [(192, 64)])
+    assert found["unexpected"] == [] and {one["kind"] for one in found["collectives"]} == {"weights"}
+    found = make(TPU.replace("192,64]", "750,64]"), [(192, 64)])
+    assert [one["op"] for one in found["unexpected"]] == [
+        "collective-permute",
+        "all-gather",
+        "reduce-scatter",
+    ]
+    text = "\n".join(lines(found))
+    assert "3 collectives, 3 of them unexpected" in text and "  unexpected all-gather" in text
+
+
+def test_the_largest_comes_first_and_the_sum_bounds_the_step():
+    found = make(TPU, [(192, 64)])
+    sent = [one["bytes_per_step"] for one in found["collectives"]]
+    assert sent == sorted(sent, reverse=True) and found["collective_bytes"] == sum(sent)
+    assert found["seconds_at_least"]["interconnect"] == sum(sent) / 200e9
+    assert found["seconds_at_least"]["compute"] == 1e9 / 197e12  # the model's: the text has no product
+    assert found["bound"] == "compute" and found["utilisation_allowed"] == pytest.approx(1.0)
+
+
+def test_what_goes_between_slices_is_told():
+    assert make(TPU, [(192, 64)])["bytes_between_slices"] == 0
+    found = make(TPU, [(192, 64)], slices=2)
+    assert found["mesh"] == {"data": 2, "fsdp": 4}
+    assert {one["op"]: one["between_slices"] for one in found["collectives"]} == {
+        "all-gather": True,
+        "reduce-scatter": True,
+        "collective-permute": False,
+    }
+    assert "GB of it between slices" in "\n".join(lines(found))
