@@ -11,9 +11,13 @@ from typing import Any
 
 from absl import flags
 from absl import logging as absl_logging
+from ml_collections import config_flags
 
 from muq_jax.cli import DONE, FAILED, INTERRUPTED, WRONG_USAGE
 from muq_jax.errors import UserError, is_full_disk
+
+CONFIG = config_flags.DEFINE_config_file("config", help_string="FILE.py:VARIANT", lock_config=True)
+"""The flag that names a configuration; a command that has it says `flags.declare_key_flag("config")`."""
 
 
 def set_up_logging(line: str) -> None:
@@ -29,26 +33,18 @@ def set_up_logging(line: str) -> None:
     absl_logging.set_verbosity(absl_logging.FATAL)
 
 
-def flags_parser(config: flags.FlagHolder) -> Callable[[Sequence[str]], list[str]]:
-    """Returns a parser for `app.run` that ends with one line and `WRONG_USAGE` where a flag is wrong.
-
-    Args:
-        config: the flag that names a configuration file.
-    """
-
-    def parse(argv: Sequence[str]) -> list[str]:
-        try:
-            rest = flags.FLAGS(argv)
-            # A configuration file that could not be loaded says so only when something of it is read.
-            getattr(config.value, "seed", None)
-            return rest
-        except SystemExit:  # --help and its kin, which absl ends as a failure
-            sys.exit(DONE)
-        except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
-            print(f"error: {_last_words(error)}", file=sys.stderr)
-            sys.exit(WRONG_USAGE)
-
-    return parse
+def parse_flags(argv: Sequence[str]) -> list[str]:
+    """A parser for `app.run` that ends with one line and `WRONG_USAGE` where a flag is wrong."""
+    try:
+        rest = flags.FLAGS(argv)
+        # A configuration file that could not be loaded says so only when something of it is read.
+        getattr(CONFIG.value, "seed", None)
+        return rest
+    except SystemExit:  # --help and its kin, which absl ends as a failure
+        sys.exit(DONE)
+    except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+        print(f"error: {_last_words(error)}", file=sys.stderr)
+        sys.exit(WRONG_USAGE)
 
 
 def _last_words(error: Exception) -> str:

@@ -25,7 +25,7 @@ import numpy as np
 from absl import app, flags
 from jax.experimental import topologies
 from jax.sharding import Mesh
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from experiments import build, chips, commands, stages, step_report
 from experiments.chips import Chip
@@ -40,7 +40,7 @@ from muq_jax.train.optim import make_optimizer
 from muq_jax.train.state import TrainState, abstract_state
 from muq_jax.train.step import jit_train_step
 
-_CONFIG = config_flags.DEFINE_config_file("config", help_string="FILE.py:VARIANT", lock_config=True)
+flags.declare_key_flag("config")
 _TOPOLOGY = flags.DEFINE_string("topology", None, "Such as v5e:16x16, v5p:4x4x4, v6e:8x8, v4:2x2x2; or gpu.")
 _NUM_SLICES = flags.DEFINE_integer(
     "num_slices", 1, "Slices of that shape, joined by the data-centre network."
@@ -287,7 +287,7 @@ def _first_line(error: Exception) -> str:
 
 
 def main(argv: Sequence[str]) -> int:
-    if len(argv) > 1 or not _CONFIG.value or not _TOPOLOGY.value:
+    if len(argv) > 1 or not commands.CONFIG.value or not _TOPOLOGY.value:
         what = f"unexpected argument {argv[1]!r}" if len(argv) > 1 else "--config and --topology are needed"
         print(f"error: {what}; see --help", file=sys.stderr)
         return WRONG_USAGE
@@ -296,7 +296,7 @@ def main(argv: Sequence[str]) -> int:
         jax.config.update("jax_platforms", "cpu")
     try:
         report = run(
-            _CONFIG.value, _TOPOLOGY.value, num_slices=_NUM_SLICES.value, find_batch=_FIND_BATCH.value
+            commands.CONFIG.value, _TOPOLOGY.value, num_slices=_NUM_SLICES.value, find_batch=_FIND_BATCH.value
         )
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -313,4 +313,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=commands.flags_parser(_CONFIG))
+    app.run(main, flags_parser=commands.parse_flags)

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import jax
 from absl import app, flags
 from jax.experimental import multihost_utils
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from experiments import build, commands, stages
 from experiments.labels import LABELS, write_labels
@@ -46,7 +46,7 @@ MAY_CHANGE = (
 
 _log = logging.getLogger("muq_jax.experiments.train")
 
-_CONFIG = config_flags.DEFINE_config_file("config", help_string="FILE.py:VARIANT", lock_config=True)
+flags.declare_key_flag("config")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints and metrics go.")
 _MULTI_HOST = flags.DEFINE_bool(
     "multi_host", False, "Join the other hosts also where no launcher's variable tells of them: on TPU VMs."
@@ -193,12 +193,12 @@ def _join_hosts(timeout_seconds: float) -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    if len(argv) > 1 or not _CONFIG.value or not _WORKDIR.value:
+    if len(argv) > 1 or not commands.CONFIG.value or not _WORKDIR.value:
         what = f"unexpected argument {argv[1]!r}" if len(argv) > 1 else "--config and --workdir are needed"
         print(f"error: {what}; see --help", file=sys.stderr)
         return WRONG_USAGE
     commands.set_up_logging("%(asctime)s %(message)s")
-    config, workdir = _CONFIG.value, Path(_WORKDIR.value)
+    config, workdir = commands.CONFIG.value, Path(_WORKDIR.value)
     if config.train.deterministic:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true"
 
@@ -220,4 +220,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=commands.flags_parser(_CONFIG))
+    app.run(main, flags_parser=commands.parse_flags)

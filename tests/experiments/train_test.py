@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from experiments import build, stages, train
+from experiments import build, commands, stages, train
 from experiments.configs import mel_rvq, muq
 from experiments.configs.groups import UPSTREAM_STAT
 from muq_jax import parallel
@@ -203,7 +203,7 @@ def command_after(monkeypatch, tmp_path):
     """Returns a function that runs the command in `tmp_path`, after training that ended with a status."""
 
     def main(status):
-        monkeypatch.setattr(train, "_CONFIG", SimpleNamespace(value=mel_rvq.get_config("smoke")))
+        monkeypatch.setattr(commands, "CONFIG", SimpleNamespace(value=mel_rvq.get_config("smoke")))
         monkeypatch.setattr(train, "_WORKDIR", SimpleNamespace(value=str(tmp_path)))
         monkeypatch.setattr(train, "run", lambda *args: train.Result(status, 40, "abc"))
         return train.main(["train"])
