@@ -205,7 +205,9 @@ def command_after(monkeypatch, tmp_path):
     def main(status):
         monkeypatch.setattr(commands, "CONFIG", SimpleNamespace(value=mel_rvq.get_config("smoke")))
         monkeypatch.setattr(train, "_WORKDIR", SimpleNamespace(value=str(tmp_path)))
-        monkeypatch.setattr(train, "run", lambda *args: train.Result(status, 40, "abc"))
+        monkeypatch.setattr(train, "_MULTI_HOST", SimpleNamespace(value=False))
+        monkeypatch.setattr(train, "_PROFILE", SimpleNamespace(value=0))
+        monkeypatch.setattr(train, "run", lambda *args, **kwargs: train.Result(status, 40, "abc"))
         return train.main(["train"])
 
     return main
