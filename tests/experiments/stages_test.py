@@ -118,7 +118,8 @@ def test_a_fitted_hidden_rvq_brings_its_teacher(fitted):
     assert trainee.given == {"hidden_rvq": found.maker.variables} and trainee.stored is None
     model = trainee.objective.model.config
     assert model.rvq is None and not trainee.model_config["use_rvq_target"]
-    stored = build.make_trainee(iter_config(rvq=str(fitted), labels="stored"), found.maker)
+    config.targets.labels = "stored"
+    stored = build.make_trainee(config, found.maker)
     heard = muq_forward_flops(found.maker.config.teacher, 48_000)
     assert trainee.flops_per_clip == stored.flops_per_clip + heard > heard
 
