@@ -65,6 +65,7 @@ class Collective:
 def collectives(module: Module, num_devices: int) -> list[Collective]:
     """Returns the collectives of a program, in the order of the text."""
     found = []
+    started = _started(module)
     for name, times in module.times.items():
         # A TPU's compiler spreads one over several fusions (start, the work it hides behind, done), which all
         # name its channel.
@@ -73,6 +74,8 @@ def collectives(module: Module, num_devices: int) -> list[Collective]:
             op = instruction.opcode.removesuffix("-start")
             channel = re.search(r"channel_id=(\d+)", instruction.attributes)
             if op not in OPS or (channel and channel.group(1) in seen):
+                continue
+            if channel and channel.group(1) in started and not _starts(computation):
                 continue
             seen |= {channel.group(1)} if channel else set()
             groups = _groups(instruction.attributes, num_devices)
@@ -140,6 +143,21 @@ class Expected:
         if array.size in self._sizes and array.size > MAX_STATISTIC:
             return "weights"
         return "statistics" if array.size <= MAX_STATISTIC else "activations"
+
+
+def _started(module: Module) -> set[str]:
+    """Returns the channels of collectives that a fusion starts; their other fusions may turn in a loop."""
+    return {
+        channel
+        for computation in module.computations.values()
+        if _starts(computation)
+        for instruction in computation.instructions.values()
+        for channel in re.findall(r"channel_id=(\d+)", instruction.attributes)
+    }
+
+
+def _starts(computation: Computation) -> bool:
+    return any("AsyncCollectiveStart" in i.attributes for i in computation.instructions.values())
 
 
 def _squeezed(shape: Sequence[int]) -> tuple[int, ...]:

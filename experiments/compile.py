@@ -177,7 +177,15 @@ def compile_report(config: ConfigDict, target: Target, mesh: Mesh) -> dict[str, 
                 raise
             raise TooLarge(str(error)) from None
     memory = step_report.memory_parts(compiled, step.state, step.batch)
-    text = compiled.as_text()
+    try:
+        text = compiled.as_text()
+    except jax.errors.JaxRuntimeError as error:
+        # So it is for a v5p with jaxlib 0.10.2 and libtpu 0.0.52.
+        raise UserError(
+            f"it compiles, and needs {memory['total'] / 2**30:.2f} GiB of a chip's "
+            f"{target.chip.hbm_bytes / 2**30:.2f}, but this jaxlib cannot read the optimised program, and "
+            f"nothing more can be said: {_first_line(error)}"
+        ) from None
     report = step_report.make_report(
         text,
         memory=memory,

@@ -170,7 +170,7 @@ def trip_count(loop: Instruction, computations: dict[str, Computation]) -> int |
     """Returns how often a `while` turns, None where the text does not tell.
 
     Either XLA has written it down, or the condition compares the counter, which starts at 0 as that of a
-    `lax.scan`, with a constant.
+    `lax.scan`, with a constant. Where XLA has unrolled the body, the counter goes up by more than one.
     """
     known = _KNOWN_TRIPS.search(loop.attributes)
     if known:
@@ -186,7 +186,25 @@ def trip_count(loop: Instruction, computations: dict[str, Computation]) -> int |
         for i in members
         if i.opcode == "constant" and i.arrays[0].dtype in ("s32", "s64", "u32") and i.arguments.isdigit()
     }
-    return limits.pop() if len(compares) == 1 and len(limits) == 1 else None
+    if len(compares) != 1 or len(limits) != 1:
+        return None
+    return -(-limits.pop() // _increment(compares[0], condition, computations[loop.called("body")[0]]))
+
+
+def _increment(compare: Instruction, condition: Computation, body: Computation) -> int:
+    """Returns by how much a turn moves the counter; 1 where it is not plainly the sum with a constant."""
+    counter = condition.instructions.get(compare.operands[0]) if compare.operands else None
+    place = re.search(r"index=(\d+)", counter.attributes) if counter else None
+    if not place or body.root.opcode != "tuple":
+        return 1
+    added = body.instructions[body.root.operands[int(place.group(1))]]
+    while added.opcode in ("copy", "bitcast"):
+        added = body.instructions[added.operands[0]]
+    if added.opcode != "add":
+        return 1
+    constants = [body.instructions[name] for name in added.operands]
+    steps = [int(i.arguments) for i in constants if i.opcode == "constant" and i.arguments.isdigit()]
+    return steps[0] if len(steps) == 1 and steps[0] > 0 else 1
 
 
 def _visit(

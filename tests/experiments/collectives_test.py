@@ -52,6 +52,35 @@ def test_fusions_of_a_tpu():
     assert (permute.op, permute.groups) == ("collective-permute", ((0, 1), (1, 0)))
 
 
+def test_a_gather_that_hides_behind_a_loop_is_sent_once():
+    looping = """\
+%condition (s: (s32[], bf16[1,24,64])) -> pred[] {
+  %s.1 = (s32[], bf16[1,24,64]{2,1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%s.1), index=0
+  %n = s32[] constant(8)
+  ROOT %lt = pred[] compare(%i, %n), direction=LT
+}
+
+%within (shard.3: bf16[1,24,64]) -> bf16[1,192,64] {
+  %shard.3 = bf16[1,24,64]{2,1,0} parameter(0)
+  ROOT %gather.3 = bf16[1,192,64]{2,1,0} all-gather(%shard.3), channel_id=9, replica_groups={}, dimensions={1}
+}
+
+%body (b: (s32[], bf16[1,24,64])) -> (s32[], bf16[1,24,64]) {
+  %b = (s32[], bf16[1,24,64]{2,1,0}) parameter(0)
+  %part = bf16[1,24,64]{2,1,0} get-tuple-element(%b), index=1
+  %f.3 = bf16[1,192,64]{2,1,0} fusion(%part), kind=kCustom, calls=%within
+  ROOT %same = (s32[], bf16[1,24,64]{2,1,0}) copy(%b)
+}
+
+"""
+    loop = "  %loop = (s32[], bf16[1,24,64]{2,1,0}) while(%s), condition=%condition, body=%body\n"
+    text = looping + TPU.replace("  %f.2 =", loop + "  %f.2 =")
+    module = hlo.parse(text)
+    assert module.times["body"] == 8
+    assert [one.times for one in collectives(module, 8) if one.op == "all-gather"] == [1]
+
+
 def attributes(groups):
     return TPU.replace("replica_groups={{0,1,2,3,4,5,6,7}}", f"replica_groups={groups}")
 

@@ -79,6 +79,14 @@ def test_turns_of_loops_are_multiplied_out():
     assert module.unknown_loops == ()
 
 
+def test_an_unrolled_loop_turns_less_often():
+    text = PROGRAM.replace("constant(1)", "constant(3)")
+    text = text.replace("ROOT %inner = ", "%inner = ").replace(
+        "%fusion = f32", "ROOT %out = (s32[]{:T(128)}, f32[8,4]{1,0}) tuple(%next, %value)\n  %fusion = f32"
+    )
+    assert hlo.parse(text).times == {"main": 1, "body": 4, "inner_body": 12}
+
+
 def test_a_loop_of_unknown_length_counts_once_and_is_named():
     module = hlo.parse(PROGRAM.replace("direction=LT", "direction=NE"))
     assert module.times == {"main": 1, "body": 1, "inner_body": 3}
