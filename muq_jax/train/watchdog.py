@@ -85,12 +85,17 @@ class Watchdog:
         """Tells the others what this host is doing; warns or ends the process where it has been too long."""
         what, step, since = now = self._now
         seconds = self._clock() - since
+        halted = seconds >= WARN_AFTER * self._timeout
+        others = ""
         if self._board is not None:
-            self._board.write(self._host, json.dumps([what, step, seconds]))
-        if seconds < WARN_AFTER * self._timeout:
+            try:
+                self._board.write(self._host, json.dumps([what, step, seconds]))
+                others = self._others(self._board, what, step) if halted else ""
+            except RuntimeError as error:  # it may have died with its host: this one's clock goes on
+                others = f"; the coordinator does not answer ({error})"
+        if not halted:
             return
-        said = f"host {self._host}: no progress for {seconds:.0f} s, {what}, step {step}"
-        said += self._others(what, step)
+        said = f"host {self._host}: no progress for {seconds:.0f} s, {what}, step {step}{others}"
         if seconds >= self._timeout:
             self._end(f"{said}. Ending this process; run the same command again to go on.")
         elif self._warned_of != now:
@@ -109,11 +114,9 @@ class Watchdog:
         while not self._stop.wait(min(self._timeout / 20, 10.0)):
             self.look()
 
-    def _others(self, what: str, step: int) -> str:
+    def _others(self, board: Board, what: str, step: int) -> str:
         """Which hosts are elsewhere, those that are furthest behind first."""
-        if self._board is None:
-            return ""
-        hosts = {host: json.loads(text) for host, text in self._board.read().items() if host != self._host}
+        hosts = {host: json.loads(text) for host, text in board.read().items() if host != self._host}
         elsewhere = [
             f"host {host}: {there} for {seconds:.0f} s, step {number}"
             for host, (there, number, seconds) in sorted(hosts.items(), key=lambda item: item[1][1])

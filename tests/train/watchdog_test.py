@@ -90,6 +90,19 @@ def test_hosts_that_wait_together_are_said_to(clock, ends):
     assert "; the other hosts are in the same place. Ending" in ends[0]
 
 
+def test_a_coordinator_that_is_gone_stops_no_clock(clock, ends):
+    class Gone(MemoryBoard):
+        def write(self, host, text):
+            raise RuntimeError("UNAVAILABLE: failed to connect")
+
+    dog = Watchdog(100, board=Gone(), end=ends.append, clock=clock)
+    dog.doing("training", 7)
+    dog.look()
+    clock.seconds = 100
+    dog.look()
+    assert len(ends) == 1 and "; the coordinator does not answer (UNAVAILABLE" in ends[0]
+
+
 def test_a_thread_looks_until_it_is_left():
     ended = queue.Queue()
     with Watchdog(0.02, end=ended.put) as dog:
