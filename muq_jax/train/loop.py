@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -185,8 +186,9 @@ def run(
                     journal.end_window()
                 with journal.not_training():
                     if evaluate_now:
-                        watchdog.doing("evaluating", step)
-                        journal.record_valid(step, evaluate_now(state))
+                        # A large validation set may take longer than the timeout: its batches are progress.
+                        progress = partial(watchdog.doing, "evaluating", step)
+                        journal.record_valid(step, evaluate_now(state, progress))
                     if saves:
                         watchdog.doing("saving", step)
                         save(step)
@@ -201,8 +203,11 @@ def _is_due(step: int, config: LoopConfig) -> bool:
 
 def _make_evaluate(
     task: Task, config: LoopConfig, mesh: Mesh
-) -> Callable[[TrainState], dict[str, Mean]] | None:
-    """Returns a function from a state to its validation metrics, with the same masks every time."""
+) -> Callable[[TrainState, Callable[[], None]], dict[str, Mean]] | None:
+    """Returns a function from a state to its validation metrics, with the same masks every time.
+
+    It also takes what is to be called before each batch.
+    """
     valid_batches = task.valid_batches
     if valid_batches is None:
         return None
@@ -210,10 +215,11 @@ def _make_evaluate(
     eval_step = jax.jit(make_eval_step(task.objective), out_shardings=parallel.replicated(mesh))
     key = jax.device_put(jax.random.key(config.seed), parallel.replicated(mesh))
 
-    def evaluate(state: TrainState) -> dict[str, Mean]:
+    def evaluate(state: TrainState, progress: Callable[[], None]) -> dict[str, Mean]:
         sums: dict[str, Mean] = {}
         with closing(valid_batches()) as batches:
             for index, batch in enumerate(batches):
+                progress()
                 # What is drawn goes by row: other rows, other masks.
                 batch = {
                     **batch,

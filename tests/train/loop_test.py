@@ -143,6 +143,19 @@ def test_a_run_whose_data_never_comes_ends_and_says_so(start, tmp_path, monkeypa
     assert release.is_set()
 
 
+def test_every_batch_of_an_evaluation_is_progress(start, tmp_path, monkeypatch):
+    said = []
+    doing = watchdog.Watchdog.doing
+
+    def note(self, what, step):
+        said.append((what, step))
+        doing(self, what, step)
+
+    monkeypatch.setattr(watchdog.Watchdog, "doing", note)
+    start(tmp_path)
+    assert said.count(("evaluating", 10)) == 2, "as many as there are validation batches"
+
+
 def test_a_profile_is_taken_of_so_many_steps(start, whole, tmp_path):
     state, _ = start(tmp_path, broken_steps=BROKEN, profile_steps=2)
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
