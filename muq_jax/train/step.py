@@ -1,7 +1,7 @@
 """One training step and one evaluation step: pure functions of arrays."""
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -39,6 +39,7 @@ def make_train_step(
     *,
     accumulate: int = 1,
     frozen: tuple[str, ...] = (),
+    axis_name: str | None = None,
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, StepOutput]]:
     """Returns `train_step(state, batch, base_key)`, which gives the next state and a `StepOutput`.
 
@@ -52,11 +53,12 @@ def make_train_step(
             by `LossOutput.weight`, which makes them the whole batch's masked mean; statistics that depend on
             the batch (BatchNorm's, the count of unused codes) are taken for each micro-batch in turn.
         frozen: groups of parameters that have no gradient; the optimizer must leave them, too.
+        axis_name: of the mapped axis whose devices hold a part of the batch each; None where it is whole.
     """
 
     def train_step(state: TrainState, batch: Batch, base_key: jax.Array) -> tuple[TrainState, StepOutput]:
         key = jax.random.fold_in(base_key, state.step)
-        output, grads = _loss_and_grads(objective, state, batch, key, accumulate, frozen)
+        output, grads = _loss_and_grads(objective, state, batch, key, accumulate, frozen, axis_name)
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(output.loss) & jnp.isfinite(grad_norm)
 
@@ -80,7 +82,7 @@ def make_train_step(
             "grad_norm": Mean(grad_norm, one),
         }
         metrics = jax.tree.map(lambda x: jnp.where(finite, x, jnp.zeros_like(x)), metrics | output.metrics)
-        num_samples = batch["num_samples"].astype(jnp.float32).sum()
+        num_samples = _sum_over(axis_name, batch["num_samples"].astype(jnp.float32).sum())
         return state, StepOutput(finite, output.loss, grad_norm, num_samples, metrics)
 
     return train_step
@@ -108,6 +110,24 @@ def jit_train_step(
     )
 
 
+def pmap_train_step(
+    objective: Objective, optim: OptimConfig, *, devices: Sequence[jax.Device] | None = None
+) -> Any:
+    """Returns the same step under `jax.pmap`, for programs that are built on it; others do better with `jit`.
+
+    It takes and gives the state with a leading axis of devices [N, ...], all copies equal, and donates it;
+    the batch is [N, B / N, ...], the key one for all. The numbers are those of `jit_train_step` where that
+    gives every device BatchNorm statistics of its own (`batch_norm_groups` N), but for dropout, which each
+    device draws for itself. A quantiser is not fitted so: unused codes are replaced from the whole batch.
+
+    Args:
+        objective, optim: as in `make_train_step`.
+        devices: all of them by default.
+    """
+    step = make_train_step(objective, make_optimizer(optim), frozen=optim.frozen, axis_name="devices")
+    return jax.pmap(step, "devices", in_axes=(0, 0, None), donate_argnums=0, devices=devices)
+
+
 def make_eval_step(objective: Objective) -> Callable[[TrainState, Batch, jax.Array], dict[str, Mean]]:
     """Returns `eval_step(state, batch, key)`: a batch's metrics, "loss" among them."""
 
@@ -125,6 +145,7 @@ def _loss_and_grads(
     key: jax.Array,
     accumulate: int,
     frozen: tuple[str, ...],
+    axis_name: str | None,
 ) -> tuple[LossOutput, Any]:
     """Returns the batch's loss and gradient; `updates` are stacked on a leading axis of micro-batches."""
 
@@ -153,11 +174,36 @@ def _loss_and_grads(
         updates = jax.tree.map(lambda x: x[None], updates)
     else:
         carry, updates = jax.lax.scan(one_micro, start, micros)
-    model_state, grads, loss, weight, metrics = carry
+    model_state, *sums = carry
+    grads, loss, weight, metrics = _sum_over(axis_name, sums)
+    if axis_name is not None:
+        if jax.tree.leaves(updates):
+            raise ValueError("codes are replaced from the whole batch: fit a quantiser with jit_train_step")
+        model_state = _join_devices(state.model_state, model_state, axis_name)
     # Nothing masked in the whole batch (weight 0): no loss and no gradient, not 0 / 0.
     scale = jnp.where(weight > 0, 1.0 / jnp.where(weight > 0, weight, 1.0), 0.0)
     grads = jax.tree.map(lambda g: g * scale, grads)
     return LossOutput(loss * scale, weight, model_state, metrics, updates), grads
+
+
+def _sum_over(axis_name: str | None, tree: Any) -> Any:
+    return tree if axis_name is None else jax.lax.psum(tree, axis_name)
+
+
+def _join_devices(old: Any, new: Any, axis_name: str) -> Any:
+    """Returns one model state of what each device has made of its rows: running statistics are means, all
+    else is counted or never changes.
+    """
+
+    def count(before: jax.Array, after: jax.Array) -> jax.Array:
+        return before + jax.lax.psum(after - before, axis_name)
+
+    return {
+        name: jax.lax.pmean(tree, axis_name)
+        if name == "batch_stats"
+        else jax.tree.map(count, old[name], tree)
+        for name, tree in new.items()
+    }
 
 
 def _replace_all(objective: Objective, params: Any, updates: Any) -> Any:

@@ -7,8 +7,8 @@ import pytest
 
 from muq_jax import parallel
 from muq_jax.train.optim import OptimConfig, make_optimizer
-from muq_jax.train.state import abstract_state, init_state
-from muq_jax.train.step import make_eval_step, make_train_step
+from muq_jax.train.state import TrainState, abstract_state, init_state
+from muq_jax.train.step import make_eval_step, make_train_step, pmap_train_step
 
 OPTIM = OptimConfig(peak_lr=0.05, schedule="constant", weight_decay=0.01)
 
@@ -142,6 +142,18 @@ def test_eight_devices_give_one_devices_losses(regression, batch_of, accumulate)
     _, eight = train(regression(), batches, mesh=parallel.make_mesh(2, 4), accumulate=accumulate)
     for a, b in zip(one, eight, strict=True):
         np.testing.assert_allclose(a.loss, b.loss, rtol=1e-6)
+
+
+def test_a_quantiser_is_not_fitted_by_pmap(regression, batch_of):
+    """Its unused codes are replaced from the whole batch, which no device sees."""
+    objective = regression(replaces=True)
+    params, model_state = objective.init(jax.random.key(0))
+    state = TrainState(jnp.zeros((), jnp.int32), params, make_optimizer(OPTIM).init(params), model_state)
+    copies = jax.tree.map(lambda a: jnp.broadcast_to(a, (8, *a.shape)), state)
+    parts = {name: np.split(np.asarray(rows), 8) for name, rows in batch_of(1).items() if name != "id"}
+    parts = {name: np.stack(rows) for name, rows in parts.items()}
+    with pytest.raises(ValueError, match="fit a quantiser with jit_train_step"):
+        pmap_train_step(objective, OPTIM)(copies, parts, jax.random.key(1))
 
 
 def test_eval_step_changes_nothing_and_is_the_loss(regression, batch_of):
