@@ -16,6 +16,7 @@ class Chip:
         hbm_bytes: main memory.
         hbm_bytes_per_s: reading and writing it.
         link_bytes_per_s: what it can send to the other chips of its slice or machine, all links together.
+        network_bytes_per_s: its share of what its host can send to other slices; None where not published.
     """
 
     name: str
@@ -23,23 +24,33 @@ class Chip:
     hbm_bytes: float
     hbm_bytes_per_s: float
     link_bytes_per_s: float
+    network_bytes_per_s: float | None = None
 
 
-def _tpu(name: str, teraflops: float, hbm_gb: float, hbm_gb_per_s: float, link_gbit_per_s: float) -> Chip:
+def _tpu(
+    name: str,
+    teraflops: float,
+    hbm_gb: float,
+    hbm_gb_per_s: float,
+    link_gbit_per_s: float,
+    network_gbit_per_s: float | None,
+) -> Chip:
     # A TPU multiplies bfloat16; float32 products are put together from six of those (`precision="highest"`).
     flops = {"bfloat16": teraflops * 1e12, "float32": teraflops * 1e12 / 6}
     # The gigabytes of HBM are 2^30 bytes; of a v5e's 16 a program gets 15.75.
-    return Chip(name, flops, hbm_gb * 2**30, hbm_gb_per_s * 1e9, link_gbit_per_s / 8 * 1e9)
+    network = network_gbit_per_s and network_gbit_per_s / 8 * 1e9
+    return Chip(name, flops, hbm_gb * 2**30, hbm_gb_per_s * 1e9, link_gbit_per_s / 8 * 1e9, network)
 
 
 # Cloud TPU documentation, "TPU v4", "TPU v5e", "TPU v5p" and "TPU v6e", tables of key chip specifications:
 # peak compute per chip (bf16), HBM capacity and bandwidth, inter-chip interconnect bandwidth per chip one way
-# (in Gbps; the newest editions give both ways together, in GBps). Keyed as topologies are named.
+# (in Gbps; the newest editions give both ways together, in GBps); data-centre network bandwidth per chip (of
+# 6.4 Tbps for the 256 chips of a v5e, 25.6 for a v6e's). Keyed as topologies are named.
 TPUS = {
-    "v4": _tpu("TPU v4", 275, 32, 1228, 2400),
-    "v5e": _tpu("TPU v5e", 197, 16, 819, 1600),
-    "v5p": _tpu("TPU v5p", 459, 95, 2765, 4800),
-    "v6e": _tpu("TPU v6e", 918, 32, 1638, 3200),
+    "v4": _tpu("TPU v4", 275, 32, 1228, 2400, None),
+    "v5e": _tpu("TPU v5e", 197, 16, 819, 1600, 25),
+    "v5p": _tpu("TPU v5p", 459, 95, 2765, 4800, 50),
+    "v6e": _tpu("TPU v6e", 918, 32, 1638, 3200, 100),
 }
 
 # NVIDIA's data sheets of the A100 80 GB SXM, H100 SXM, H200 SXM: dense bf16 on tensor cores (not the figure

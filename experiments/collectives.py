@@ -61,6 +61,22 @@ class Collective:
             return payload
         return (2 if self.op == "all-reduce" else 1) * payload * (size - 1) / size
 
+    def sent_between(self, slices: Sequence[int]) -> float:
+        """Bytes of `sent` that leave a device's slice at least; `slices` says where each position lies.
+
+        The devices of a slice first put together what they have, then each exchanges its part of that; in an
+        all-to-all there is nothing to put together.
+        """
+        most = 0.0
+        payload = sum(array.nbytes for array in self.arrays)
+        for group in self.groups:
+            spanned = len({slices[place] for place in group})
+            if spanned > 1 and self.op == "collective-permute":
+                return payload
+            part = payload if self.op == "all-to-all" else payload * spanned / len(group)
+            most = max(most, (2 if self.op == "all-reduce" else 1) * part * (spanned - 1) / spanned)
+        return most
+
 
 def collectives(module: Module, num_devices: int) -> list[Collective]:
     """Returns the collectives of a program, in the order of the text."""

@@ -9,7 +9,7 @@ from muq_jax import checkpoint
 from muq_jax.convert import mel_rvq as mel_rvq_table
 from muq_jax.convert import muq as muq_table
 from muq_jax.convert.reader import CONFIG, read_json
-from muq_jax.convert.rules import Tensors, Tree, flatten
+from muq_jax.convert.rules import Tensors, Tree, flatten, params_sha256, to_torch
 from muq_jax.errors import UserError
 from muq_jax.models.config import MelRVQConfig, MuQConfig
 from muq_jax.models.config_json import from_upstream_json, mel_rvq_from_json
@@ -97,6 +97,24 @@ def read_hidden_rvq(folder: Path, step: int | None = None) -> tuple[HiddenRVQCon
     described, items = _load(folder, step, MODEL_TYPE)
     config = hidden_rvq_from_json(described)
     return config, {"teacher": items["model_state"]["teacher"], "params": items["params"]}
+
+
+def read_hidden_codebooks(folder: Path) -> tuple[Tree, str] | None:
+    """Returns the variables of the quantiser alone that a run has fitted to a teacher, and their digest.
+
+    None where the run trains something else.
+
+    Raises:
+        UserError: the run has no whole checkpoint.
+    """
+    step = newest_step(folder)
+    if checkpoint.load_meta(folder, step).get("model", {}).get("model_type") != MODEL_TYPE:
+        return None
+    described, items = _load(folder, step, MODEL_TYPE)
+    state = items["model_state"]["codebook_state"]
+    variables = {"params": items["params"], "codebook_state": state}
+    table = mel_rvq_table.mel_rvq_table(hidden_rvq_from_json(described).rvq)
+    return variables, params_sha256(to_torch(variables, table))
 
 
 def _load(folder: Path, step: int | None, *expected: str) -> tuple[dict[str, Any], dict[str, Any]]:

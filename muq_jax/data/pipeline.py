@@ -7,6 +7,7 @@ are handed to workers. So a run resumes by starting at a step, on any topology, 
 dropout that are drawn by row fall on the same clips.
 """
 
+import re
 import weakref
 from collections.abc import Iterator, Sequence
 from typing import NotRequired, TypedDict
@@ -63,7 +64,17 @@ class Batches(Iterator[Batch]):
     def __next__(self) -> Batch:
         if not self._iterator:
             raise StopIteration
-        batch = next(self._iterator[0])
+        try:
+            batch = next(self._iterator[0])
+        except RuntimeError as error:
+            died = re.search(r"terminated unexpectedly with exit code (-?\d+)", str(error))
+            if not died:
+                raise
+            raise UserError(
+                f"a data worker of this host has died with exit code {died.group(1)}. The system kills one "
+                "(-9) when memory runs out: set data.num_workers or data.num_threads lower then, and run the "
+                "same command again."
+            ) from None
         if self._in_shared_memory:
             # Such arrays, too, complain if they are still there at the end.
             for name in ("wave", "num_samples", "row"):

@@ -15,6 +15,7 @@ from muq_jax.convert.port import Source, read_source
 from muq_jax.convert.reader import CONFIG, read_json
 from muq_jax.convert.rules import checked, flatten, params_sha256
 from muq_jax.convert.verify import Size
+from muq_jax.convert.workdir import read_hidden_codebooks
 from muq_jax.train.health import HEALTH_SPLIT
 from muq_jax.train.metrics import METRICS_FILE, Row, read_rows
 
@@ -84,7 +85,8 @@ def _describe_run(source: Path) -> str:
     ]
     lines += _groups(settings)
     if step is not None:
-        _, variables, sha256 = _load(source)
+        # A quantiser of a teacher's layer is no model to convert: nothing of PyTorch's is its like.
+        variables, sha256 = read_hidden_codebooks(source) or _load(source)[1:]
         lines.append(_sizes(variables))
     rows = read_rows(source / METRICS_FILE)
     for split in ("train", "valid"):

@@ -1,6 +1,8 @@
 """The order of the data: a function of (seed, step), whatever hosts and workers read it."""
 
 import itertools
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -209,6 +211,20 @@ def test_a_source_error_reaches_the_reader(workers):
     with (
         make_batches(Broken(37), batch_size=8, crop_samples=CROP, seed=0, num_workers=workers) as batches,
         pytest.raises(UserError, match=r"song\.mp3"),
+    ):
+        next(batches)
+
+
+class Fatal(Ramps):
+    def __getitem__(self, index):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_is_named():
+    with (
+        make_batches(Fatal(37), batch_size=8, crop_samples=CROP, seed=0, num_workers=2) as batches,
+        pytest.raises(UserError, match=r"a data worker of this host has died with exit code -9"),
     ):
         next(batches)
 

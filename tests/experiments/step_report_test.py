@@ -12,12 +12,12 @@ MEMORY = dict.fromkeys(
 )
 
 
-def make(text, leaves, *, slices=1, model_flops=1e9):
+def make(text, leaves, *, slices=1, model_flops=1e9, chip=chips.TPUS["v5e"]):
     devices = [FakeDevice(i, slice_index=i * slices // 8) for i in range(8)]
     return make_report(
         text,
         memory=MEMORY | {"program": 0, "total": 0},
-        chip=chips.TPUS["v5e"],
+        chip=chip,
         mesh=parallel.make_mesh(-1, -1, devices=devices),
         model_flops=model_flops,
         dtype="bfloat16",
@@ -51,10 +51,16 @@ def test_the_largest_comes_first_and_the_sum_bounds_the_step():
 def test_what_goes_between_slices_is_told():
     assert make(TPU, [(192, 64)])["bytes_between_slices"] == 0
     found = make(TPU, [(192, 64)], slices=2)
-    assert found["mesh"] == {"data": 2, "fsdp": 4}
-    assert {one["op"]: one["between_slices"] for one in found["collectives"]} == {
-        "all-gather": True,
-        "reduce-scatter": True,
-        "collective-permute": False,
-    }
+    assert found["mesh"] == {"data": 2, "fsdp": 4} and "network" in found["seconds_at_least"]
+    crossing = {one["op"]: one["bytes_between_slices"] for one in found["collectives"]}
+    assert crossing["collective-permute"] == 0 and min(crossing["all-gather"], crossing["reduce-scatter"]) > 0
+    total = sum(crossing.values())
+    assert found["bytes_between_slices"] == total < found["collective_bytes"]
+    assert found["seconds_at_least"]["network"] == total / 3.125e9
     assert "GB of it between slices" in "\n".join(lines(found))
+
+
+def test_a_network_of_unknown_speed_is_no_part_of_the_bound():
+    found = make(TPU, [(192, 64)], slices=2, chip=chips.TPUS["v4"])
+    assert "network" not in found["seconds_at_least"]
+    assert "not published" in "\n".join(lines(found))

@@ -21,6 +21,7 @@ from muq_jax.data.sources import make_source
 from muq_jax.errors import UserError
 from muq_jax.inference.load import params_sha256
 from muq_jax.objectives.targets import HiddenRVQTargets
+from muq_jax.report.text import describe
 from muq_jax.train.metrics import read_rows
 
 pytestmark = pytest.mark.slow
@@ -126,6 +127,8 @@ def test_it_ends_in_an_ordinary_work_directory(whole, tmp_path):
     assert fitted[-1]["loss"] < fitted[0]["loss"]
     assert json.loads((workdir / "config.json").read_text())["targets"]["layer"] == 1
     assert (workdir / "report" / "index.html").exists()
+    described = describe(workdir / "hidden_rvq")
+    assert "codes used" in described and "parameters: " in described and "params sha256 " in described
 
 
 @pytest.mark.parametrize("split", ["train", "valid"])

@@ -1,0 +1,126 @@
+"""Killed at random moments, on one topology and on changing ones: the run ends as one that nobody touched.
+
+MUQ_JAX_KILLS=30 python -m pytest -m slow tests/system/kills_test.py
+"""
+
+import os
+import subprocess
+
+import numpy as np
+import pytest
+
+from muq_jax.checkpoint import newest_step
+from muq_jax.cli import DONE, INTERRUPTED
+from muq_jax.convert import muq as muq_names
+from muq_jax.inference.pretrained import MuQ
+from muq_jax.train.metrics import read_rows
+
+KILLS = int(os.environ.get("MUQ_JAX_KILLS", "4"))
+SEED = 0
+STEPS_BETWEEN = 12
+STEPS = 15 * KILLS
+CHECKPOINT_EVERY = 5
+SETTINGS = {
+    "config": "experiments/configs/muq.py:smoke",
+    "train.num_steps": STEPS,
+    "train.log_every": 1,
+    "train.eval_every": STEPS,
+    "train.checkpoint_every": CHECKPOINT_EVERY,
+    "data.batch_size": 8,
+    "targets.name": "random_projection",
+    "model.num_codes": 1024,
+    "model.num_books": 2,
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled(tmp_path_factory):
+    """Every start but the first of a topology takes its program from here."""
+    before = os.environ.get("JAX_COMPILATION_CACHE_DIR", "")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path_factory.mktemp("compiled"))
+    yield
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = before
+
+
+@pytest.fixture(scope="module")
+def whole(start_job, tmp_path_factory):
+    """Returns the work directory of a run on one device that nobody touches, and what it says at its end."""
+    workdir = tmp_path_factory.mktemp("whole")
+    status, output, error = start_job(workdir, 1, 1, 1, **SETTINGS).finish()
+    assert status == DONE, error
+    return workdir, output.split("params sha256 ")[1].strip()
+
+
+def train_rows(workdir):
+    return [row for row in read_rows(workdir / "metrics.jsonl") if row["split"] == "train"]
+
+
+def last_step(workdir):
+    rows = train_rows(workdir)
+    return rows[-1]["step"] if rows else 0
+
+
+def kill_at_random(start_job, workdir, topologies, wait_for):
+    """Starts the job and ends it, again and again: by SIGKILL or SIGTERM, at starting, training or saving.
+
+    Returns the step of each kill and its signal.
+    """
+    rng = np.random.default_rng(SEED)
+    kills = []
+    while len(kills) < KILLS:
+        job = start_job(workdir, *topologies[len(kills) % len(topologies)], **SETTINGS)
+        # Some steps past the last checkpoint, and some milliseconds; one time in six while it starts.
+        wanted = (newest_step(workdir) or 0) + int(rng.integers(0, STEPS_BETWEEN + 1))
+        moment = rng.uniform(1, 8) if rng.random() < 1 / 6 else rng.uniform(0, 0.2)
+        if moment < 1:
+            wait_for(job.process, lambda wanted=wanted: last_step(workdir) >= wanted, look_every=0.002)
+        with pytest.raises(subprocess.TimeoutExpired):
+            job.process.wait(moment)
+        saved, reached = newest_step(workdir) or 0, last_step(workdir)
+        if rng.random() < 0.5:
+            job.kill()
+            kills.append((reached, "SIGKILL"))
+            assert (newest_step(workdir) or 0) >= reached - CHECKPOINT_EVERY - 1, "steps since the last save"
+        else:
+            job.tell_to_stop()
+            status, _, error = job.finish()
+            kills.append((reached, "SIGTERM"))
+            # 143: before the command could listen.
+            assert status in (INTERRUPTED, 143), error
+            assert (newest_step(workdir) or 0) >= saved
+    return kills
+
+
+def finish(start_job, workdir, topology):
+    status, output, error = start_job(workdir, *topology, **SETTINGS).finish()
+    assert status == DONE, error
+    assert [row["step"] for row in train_rows(workdir)] == list(range(1, STEPS + 1))
+    return output.split("params sha256 ")[1].strip()
+
+
+@pytest.mark.slow
+def test_on_one_topology_the_bits_are_the_same(start_job, whole, tmp_path, wait_for):
+    kills = kill_at_random(start_job, tmp_path, [(1, 1, 1)], wait_for)
+    print(kills)
+    assert finish(start_job, tmp_path, (1, 1, 1)) == whole[1]
+    rows, expected = train_rows(tmp_path), train_rows(whole[0])
+    assert [row["loss"] for row in rows] == [row["loss"] for row in expected]
+
+
+@pytest.mark.slow
+def test_on_changing_topologies_the_parameters_are_the_same(start_job, whole, tmp_path, wait_for):
+    topologies = [(1, 2, 4), (2, 1, 2), (1, 1, 1), (4, 4, 1)]
+    kills = kill_at_random(start_job, tmp_path, topologies, wait_for)
+    print(kills)
+    finish(start_job, tmp_path, (1, 1, 4))
+    losses, expected = ([row["loss"] for row in train_rows(run)] for run in (tmp_path, whole[0]))
+    print("losses differ by", np.max(np.abs(np.divide(losses, expected) - 1)))
+    np.testing.assert_allclose(losses, expected, rtol=1e-5 * KILLS)
+    ours, theirs = (
+        muq_names.to_torch_names(muq.variables, muq.config)
+        for muq in map(MuQ.from_pretrained, (tmp_path, whole[0]))
+    )
+    differences = {name: np.max(np.abs(ours[name] - theirs[name])) for name in ours}
+    print("parameters differ by", max(differences.values()))
+    for name in ours:
+        np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-3, atol=1e-3, err_msg=name)
