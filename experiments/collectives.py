@@ -19,14 +19,16 @@ OPS = (
     "collective-broadcast",
 )
 
-# Up to this many elements (256 KiB of float32) it is a statistic, such as a BatchNorm's sums or a metric, if
-# nothing of it says otherwise. `parallel.MIN_SHARDED_SIZE` says the same of parameters.
-MAX_STATISTIC = 2**16
+# Up to this many elements (512 KiB of float32) it is a statistic, such as a BatchNorm's sums or a metric, or
+# several small arrays packed into one, if nothing of it says otherwise.
+MAX_STATISTIC = 2**17
 
 _GROUPS = re.compile(
     r"replica_groups=(\{\{.*?\}\}|\{\}|\[[\d,]+\]<=\[[\d,]+\](?:T\([\d,]+\))?"
     r"|mesh\[[^\]]*\](?:, device_ids=\(.*?\))? \{[^}]*\})"
 )
+
+_MEGASCALE = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
 
 Groups = tuple[tuple[int, ...], ...]
 
@@ -43,6 +45,8 @@ class Collective:
         times: how often it runs in a step.
         source: the operation of the traced program that it was made for.
         name: in the program's text.
+        slices: how many exchange, each device with its like in the others, over the network between them; 0
+            for what stays within a slice.
     """
 
     op: str
@@ -51,35 +55,26 @@ class Collective:
     times: int
     source: str
     name: str
+    slices: int = 0
 
     @property
     def sent(self) -> float:
         """Bytes that a device has to send each time: those of the ring algorithm, the fewest there can be."""
-        size = max(map(len, self.groups), default=1)
+        size = self.slices or max(map(len, self.groups), default=1)
         payload = sum(array.nbytes for array in self.arrays)
         if self.op == "collective-permute":
             return payload
         return (2 if self.op == "all-reduce" else 1) * payload * (size - 1) / size
 
-    def sent_between(self, slices: Sequence[int]) -> float:
-        """Bytes of `sent` that leave a device's slice at least; `slices` says where each position lies.
 
-        The devices of a slice first put together what they have, then each exchanges its part of that; in an
-        all-to-all there is nothing to put together.
-        """
-        most = 0.0
-        payload = sum(array.nbytes for array in self.arrays)
-        for group in self.groups:
-            spanned = len({slices[place] for place in group})
-            if spanned > 1 and self.op == "collective-permute":
-                return payload
-            part = payload if self.op == "all-to-all" else payload * spanned / len(group)
-            most = max(most, (2 if self.op == "all-reduce" else 1) * part * (spanned - 1) / spanned)
-        return most
+def collectives(module: Module, num_devices: int, num_slices: int = 1) -> list[Collective]:
+    """Returns the collectives of a program, in the order of the text.
 
-
-def collectives(module: Module, num_devices: int) -> list[Collective]:
-    """Returns the collectives of a program, in the order of the text."""
+    Args:
+        module: the program, which is that of one slice.
+        num_devices: of a slice.
+        num_slices: that run it. What they exchange is written as sends to a host, which says what it is.
+    """
     found = []
     started = _started(module)
     for name, times in module.times.items():
@@ -87,6 +82,13 @@ def collectives(module: Module, num_devices: int) -> list[Collective]:
         # name its channel.
         seen: set[str] = set()
         for computation, instruction in _with_inner(module, module.computations[name]):
+            between = _MEGASCALE.search(instruction.attributes)
+            if instruction.opcode == "send" and between:
+                op = between.group(1).lower().replace("_", "-")
+                arrays = tuple(computation.arrays_of(instruction.operands[:1]))
+                source, own = instruction.source, instruction.name
+                found.append(Collective(op, arrays, (), times, source, own, num_slices))
+                continue
             op = instruction.opcode.removesuffix("-start")
             channel = re.search(r"channel_id=(\d+)", instruction.attributes)
             if op not in OPS or (channel and channel.group(1) in seen):
@@ -139,24 +141,29 @@ class Expected:
         self._times = tuple(times)
         self._shapes: set[tuple[int, ...]] = set()
         self._sizes: set[int] = set()
+        self._shares: set[int] = set()
         for leaf in leaves:
             whole = [leaf, leaf[1:]] if leaf[:1] == (layers,) else [leaf]
             for shape in whole:
                 self._shapes.add(_squeezed(shape))
                 self._sizes.add(math.prod(shape))
+                self._shares.add(math.prod(shape) // fsdp)
                 for axis, size in enumerate(shape):
                     if size % fsdp == 0:
                         self._shapes.add(_squeezed((*shape[:axis], size // fsdp, *shape[axis + 1 :])))
 
-    def kind(self, array: Array) -> str:
-        """Returns "weights", "statistics" or "activations"; the last is what should not be sent."""
+    def kind(self, array: Array, *, between_slices: bool = False) -> str:
+        """Returns "weights", "statistics" or "activations"; the last is what should not be sent.
+
+        Between slices go the shares that fsdp makes, in any shape.
+        """
         shape = _squeezed(array.dims)
         if shape in self._shapes:
             return "weights"
         if any(size % time == 0 for size in shape for time in self._times):
             return "activations"
         # Reshaped: a kernel of 3 x 3 taps, say.
-        if array.size in self._sizes and array.size > MAX_STATISTIC:
+        if array.size in (self._shares if between_slices else self._sizes) and array.size > MAX_STATISTIC:
             return "weights"
         return "statistics" if array.size <= MAX_STATISTIC else "activations"
 

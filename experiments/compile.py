@@ -15,6 +15,7 @@ import importlib.util
 import os
 import re
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -168,24 +169,17 @@ def compile_report(config: ConfigDict, target: Target, mesh: Mesh) -> dict[str, 
     """
     step = make_step(config, mesh)
     started = time.monotonic()
-    with jax.set_mesh(mesh):
+    with jax.set_mesh(mesh), tempfile.TemporaryDirectory() as dump:
         lowered = step.jitted.lower(step.state, step.batch, step.key)
+        options = {"xla_dump_to": dump, "xla_dump_hlo_as_text": True}
         try:
-            compiled = lowered.compile()
+            compiled = lowered.compile(compiler_options=options)
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             raise TooLarge(str(error)) from None
+        text = _program_text(compiled, Path(dump))
     memory = step_report.memory_parts(compiled, step.state, step.batch)
-    try:
-        text = compiled.as_text()
-    except jax.errors.JaxRuntimeError as error:
-        # So it is for a v5p with jaxlib 0.10.2 and libtpu 0.0.52.
-        raise UserError(
-            f"it compiles, and needs {memory['total'] / 2**30:.2f} GiB of a chip's "
-            f"{target.chip.hbm_bytes / 2**30:.2f}, but this jaxlib cannot read the optimised program, and "
-            f"nothing more can be said: {_first_line(error)}"
-        ) from None
     report = step_report.make_report(
         text,
         memory=memory,
@@ -204,6 +198,21 @@ def compile_report(config: ConfigDict, target: Target, mesh: Mesh) -> dict[str, 
         **report,
         "hlo": text,
     }
+
+
+def _program_text(compiled: Any, dump: Path) -> str:
+    """Returns the optimised program: as JAX gives it, else as the compiler itself has written it to `dump`.
+
+    The compiler may be newer than JAX, which then cannot read what it made: jaxlib 0.10.2 with libtpu 0.0.52
+    fails so at every v5p.
+    """
+    try:
+        return compiled.as_text()
+    except jax.errors.JaxRuntimeError:
+        written = next(dump.glob("*after_codegen.txt"), None)
+        if written is None:
+            raise
+        return written.read_text()
 
 
 def _expected(config: ConfigDict, state: TrainState, mesh: Mesh) -> Expected:

@@ -62,10 +62,15 @@ def make_report(
         expected: knows what may be sent.
     """
     module = hlo.parse(text)
-    sent = [_describe(one, mesh, expected) for one in collectives(module, mesh.size)]
+    num_slices = len({getattr(device, "slice_index", 0) for device in mesh.devices.flat})
+    found = collectives(module, mesh.size // num_slices, num_slices)
+    sent = [_describe(one, mesh, expected) for one in found]
     sent.sort(key=lambda one: -one["bytes_per_step"])
     work = roofline.work(module)
-    total_sent = sum(one["bytes_per_step"] for one in sent)
+    total_sent, between = (
+        sum(one["bytes_per_step"] for one in sent if one["between_slices"] is crossing)
+        for crossing in (False, True)
+    )
     program_seconds = sum(flops / chip.flops[name] for name, flops in work.flops.items())
     seconds = {
         # On a GPU products are calls of a library, whose arithmetic the text does not tell.
@@ -73,7 +78,6 @@ def make_report(
         "hbm": work.hbm_bytes / chip.hbm_bytes_per_s,
         "interconnect": total_sent / chip.link_bytes_per_s,
     }
-    between = sum(one["bytes_between_slices"] for one in sent)
     if between and chip.network_bytes_per_s:
         seconds["network"] = between / chip.network_bytes_per_s
     bound = max(seconds.values())
@@ -116,7 +120,7 @@ def lines(report: Mapping[str, Any], *, all_collectives: bool = False) -> Iterat
     sent = report["collective_bytes"] / 1e9
     yield f"  interconnect  {seconds['interconnect'] * 1e3:9.2f} ms   {sent:.3f} GB sent"
     if report["bytes_between_slices"]:
-        crossing = f"{report['bytes_between_slices'] / 1e9:.3f} GB of it between slices"
+        crossing = f"{report['bytes_between_slices'] / 1e9:.3f} GB between slices"
         if "network" in seconds:
             yield f"  network       {seconds['network'] * 1e3:9.2f} ms   {crossing}"
         else:
@@ -145,18 +149,17 @@ def lines(report: Mapping[str, Any], *, all_collectives: bool = False) -> Iterat
 
 
 def _describe(one: Collective, mesh: Mesh, expected: Expected) -> dict[str, Any]:
-    slices = [getattr(device, "slice_index", 0) for device in mesh.devices.flat]
-    kinds = sorted({expected.kind(array) for array in one.arrays})
+    kinds = sorted({expected.kind(array, between_slices=one.slices > 0) for array in one.arrays})
     return {
         "op": one.op,
         "arrays": [str(array) for array in one.arrays],
         "bytes": sum(array.nbytes for array in one.arrays),
         "times": one.times,
         "bytes_per_step": one.sent * one.times,
-        "axis": axis_of(one.groups, mesh),
+        "axis": "slices" if one.slices else axis_of(one.groups, mesh),
         "kind": " and ".join(kinds),
         "expected": "activations" not in kinds,
-        "bytes_between_slices": one.sent_between(slices) * one.times,
+        "between_slices": bool(one.slices),
         "source": one.source,
         "name": one.name,
     }

@@ -5,7 +5,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from experiments import hlo
-from experiments.collectives import Collective, Expected, axis_of, collectives
+from experiments.collectives import Expected, axis_of, collectives
 from experiments.hlo import Array
 from muq_jax import parallel
 
@@ -121,25 +121,8 @@ def test_what_may_be_sent():
         assert kind(Array("f32", dims)) == "statistics", dims
     for dims in [(48, 750, 1024), (1024, 2250), (3, 3000, 128), (48, 720_000), (750,), (3, 16, 1024, 64)]:
         assert kind(Array("f32", dims)) == "activations", dims
-
-
-@pytest.mark.parametrize(
-    "op, expected",
-    [
-        (
-            "all-reduce",
-            2 * 1000 / 4 / 2,
-        ),  # a quarter each, reduced within the slice, and half of it sent twice
-        ("reduce-scatter", 1000 / 4 / 2),
-        ("all-gather", 1000 / 4 / 2),
-        ("all-to-all", 1000 / 2),
-        ("collective-permute", 1000),
-    ],
-)
-def test_what_leaves_a_slice(op, expected):
-    one = Collective(op, (Array("u8", (1000,)),), ((0, 1, 2, 3, 4, 5, 6, 7),), 1, "", "x")
-    assert one.sent_between([0, 0, 0, 0, 1, 1, 1, 1]) == expected <= one.sent
-    assert one.sent_between([0] * 8) == 0
+    assert kind(Array("bf16", (256, 8, 128)), between_slices=True) == "weights"
+    assert kind(Array("bf16", (256, 8, 128))) == "activations"
 
 
 def compiled_text(function, *specs):

@@ -106,6 +106,19 @@ def test_the_text_names_what_is_unexpected(report):
     assert "1 of them unexpected" in text and f"  unexpected {bad['op']}" in text
 
 
+class Unreadable:
+    def as_text(self):
+        raise jax.errors.JaxRuntimeError("INTERNAL: async-update instruction should have 1 operands")
+
+
+def test_a_program_that_jax_cannot_read_is_the_compiler_s_own_text(tmp_path):
+    with pytest.raises(jax.errors.JaxRuntimeError, match="async-update"):
+        compile_command._program_text(Unreadable(), tmp_path)
+    (tmp_path / "module_0000.jit_train_step.before_optimizations.txt").write_text("before")
+    (tmp_path / "module_0000.jit_train_step.after_codegen.txt").write_text("after")
+    assert compile_command._program_text(Unreadable(), tmp_path) == "after"
+
+
 def test_the_step_is_the_one_that_is_trained(tmp_path, monkeypatch):
     """What the loop jits and feeds has the shapes, types and shardings that are compiled for."""
     config = muq.get_config("smoke")
@@ -253,18 +266,22 @@ def test_wrong_usage_is_named(arguments, status, said):
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs the TPU compiler, libtpu")
-def test_a_slice_of_tpus(tmp_path):
+@pytest.mark.parametrize("topology, num_slices", [("v5e:2x4", 1), ("v5p:2x2x1", 2)])
+def test_slices_of_tpus(tmp_path, topology, num_slices):
     out = tmp_path / "report.json"
     done = run_command(
         "--config=experiments/configs/muq.py:smoke",
         "--config.data.batch_size=8",
         "--config.model.dtype=bfloat16",
-        "--topology=v5e:2x4",
+        f"--topology={topology}",
+        f"--num_slices={num_slices}",
         f"--out={out}",
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(out.read_text())
-    assert (found["num_chips"], found["chip"], found["clips_per_chip"]) == (8, "TPU v5e", 1)
+    chip = f"TPU {topology.partition(':')[0]}"
+    assert (found["num_chips"], found["chip"], found["clips_per_chip"]) == (8, chip, 1)
+    assert (found["bytes_between_slices"] > 0) is (num_slices > 1)
     assert found["unexpected"] == [] and found["unknown_loops"] == []
     assert 0 < found["memory"]["total"] < found["memory"]["chip"]
     assert np.isfinite(found["utilisation_allowed"]) and "memory a chip" in done.stdout

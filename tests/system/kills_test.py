@@ -80,7 +80,8 @@ def kill_at_random(start_job, workdir, topologies, wait_for):
         if rng.random() < 0.5:
             job.kill()
             kills.append((reached, "SIGKILL"))
-            assert (newest_step(workdir) or 0) >= reached - CHECKPOINT_EVERY - 1, "steps since the last save"
+            # The last checkpoint may have been on its way to the disk; the next one would have waited for it.
+            assert (newest_step(workdir) or 0) > reached - 2 * CHECKPOINT_EVERY
         else:
             job.tell_to_stop()
             status, _, error = job.finish()
