@@ -201,18 +201,13 @@ def compile_report(config: ConfigDict, target: Target, mesh: Mesh) -> dict[str, 
 
 
 def _program_text(compiled: Any, dump: Path) -> str:
-    """Returns the optimised program: as JAX gives it, else as the compiler itself has written it to `dump`.
+    """Returns the optimised program: as a TPU's compiler has written it to `dump`, else as JAX gives it.
 
-    The compiler may be newer than JAX, which then cannot read what it made: jaxlib 0.10.2 with libtpu 0.0.52
-    fails so at every v5p.
+    The compiler may be newer than JAX, which then cannot read what it made: jaxlib 0.10.2 fails so with what
+    libtpu 0.0.52 makes of `large` for a v5p.
     """
-    try:
-        return compiled.as_text()
-    except jax.errors.JaxRuntimeError:
-        written = next(dump.glob("*after_codegen.txt"), None)
-        if written is None:
-            raise
-        return written.read_text()
+    written = next(dump.glob("*after_codegen.txt"), None)
+    return compiled.as_text() if written is None else written.read_text()
 
 
 def _expected(config: ConfigDict, state: TrainState, mesh: Mesh) -> Expected:

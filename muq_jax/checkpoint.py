@@ -34,6 +34,17 @@ ARRAY_ITEMS = ("params", "opt", "model_state")
 _log = logging.getLogger(__name__)
 
 
+class _Manager(ocp.CheckpointManager):
+    """Orbax's, but for its asking at every save whether the hosts are to stop.
+
+    That is asked by `train.stopping`, which counts how often: a question more, and with another number, and
+    the hosts miss the call after which they had agreed to.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
+
+
 class Checkpoints:
     """The checkpoints of one run, for the run itself, which saves, restores and clears up."""
 
@@ -66,7 +77,7 @@ class Checkpoints:
                 known = multihost_utils.broadcast_one_to_all(np.int32(-1 if newest is None else newest))
                 newest = None if known < 0 else int(known)
             self._newest = newest
-            self._manager = ocp.CheckpointManager(
+            self._manager = _Manager(
                 self._folder,
                 item_names=(*ARRAY_ITEMS, "meta"),
                 options=ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True),
@@ -130,10 +141,6 @@ class Checkpoints:
         restores = {name: ocp.args.StandardRestore(abstract[name]) for name in _with_arrays(abstract)}
         restored = self._manager.restore(step, args=ocp.args.Composite(**restores))
         return {name: restored[name] if name in restores else abstract[name] for name in ARRAY_ITEMS}
-
-    def reached_preemption(self, step: int) -> bool:
-        """Returns whether all hosts are to stop after `step`; they agree on it."""
-        return self._manager.reached_preemption(step)
 
     def close(self) -> None:
         """Waits for what is being written and lets other processes in; the run is over.

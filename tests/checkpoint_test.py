@@ -254,7 +254,7 @@ def test_a_killed_run_locks_nobody_out(saved):
 
 def test_a_run_that_could_not_open_its_checkpoints_locks_nobody_out(saved, monkeypatch):
     with monkeypatch.context() as patched:
-        patched.setattr(checkpoint.ocp, "CheckpointManager", lambda *_, **__: 1 / 0)
+        patched.setattr(checkpoint, "_Manager", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError) as caught:
             Checkpoints(saved)
     with Checkpoints(saved) as checkpoints:

@@ -3,10 +3,8 @@
 import dataclasses
 import logging
 import operator
-import signal
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +23,7 @@ from muq_jax.train.optim import OptimConfig, make_optimizer
 from muq_jax.train.profile import Profile
 from muq_jax.train.state import TrainState, abstract_state, init_state
 from muq_jax.train.step import jit_train_step, make_eval_step
+from muq_jax.train.stopping import stops
 from muq_jax.train.watchdog import Watchdog
 
 _log = logging.getLogger(__name__)
@@ -98,7 +97,8 @@ def run(
     """Trains until `num_steps`, from the newest whole checkpoint in `workdir` if there is one.
 
     A run that was ended at any moment and is started again ends with the bits that it would have had. SIGINT
-    and SIGTERM end it with a checkpoint after the step at hand; on several hosts only SIGTERM does, on any.
+    and SIGTERM end it with a checkpoint after the step at hand, were it the last; on several hosts only
+    SIGTERM does, on any.
 
     Args:
         task: what is trained.
@@ -154,7 +154,7 @@ def run(
             closing(journal),
             closing(Profile(workdir, start, profile_steps)) as profile,
             closing(task.train_batches(start)) as batches,
-            _stops(checkpoints) as stops,
+            stops() as is_to_stop,
         ):
             late: tuple[Any, ...] | None = None
             for step in range(start + 1, config.num_steps + 1):
@@ -174,7 +174,7 @@ def run(
 
                 # What failed in the background since the last save: now, not when the next one is due.
                 checkpoints.raise_if_failed()
-                stop = stops(step)
+                stop = is_to_stop()
                 ends = stop or step == config.num_steps
                 saves = ends or step % config.checkpoint_every == 0
                 evaluate_now = evaluate if _is_due(step, config) else None
@@ -192,7 +192,7 @@ def run(
                     if saves:
                         watchdog.doing("saving", step)
                         save(step)
-                if stop and step < config.num_steps:
+                if stop:
                     return state, "interrupted"
         return state, "done"
 
@@ -230,37 +230,3 @@ def _make_evaluate(
         return sums
 
     return evaluate
-
-
-@contextmanager
-def _stops(checkpoints: Checkpoints) -> Iterator[Callable[[int], bool]]:
-    """Gives a function that says whether to stop after a step: SIGINT or SIGTERM has come.
-
-    A second signal acts as usual. Of several hosts one that has SIGTERM is enough: they agree on the step;
-    Ctrl-C ends them at once.
-    """
-    if jax.process_count() > 1:
-        # SIGTERM has the handler of `jax.distributed`, without which no host would learn of it.
-        yield checkpoints.reached_preemption
-        return
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
-        yield lambda step: False
-        return
-    came = threading.Event()
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def restore() -> None:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-    def handle(number: int, frame: Any) -> None:
-        came.set()
-        restore()
-        _log.warning("%s: saving after this step, then stopping", signal.Signals(number).name)
-
-    for number in previous:
-        signal.signal(number, handle)
-    try:
-        yield lambda step: came.is_set()
-    finally:
-        restore()

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -106,17 +107,13 @@ def test_the_text_names_what_is_unexpected(report):
     assert "1 of them unexpected" in text and f"  unexpected {bad['op']}" in text
 
 
-class Unreadable:
-    def as_text(self):
-        raise jax.errors.JaxRuntimeError("INTERNAL: async-update instruction should have 1 operands")
-
-
-def test_a_program_that_jax_cannot_read_is_the_compiler_s_own_text(tmp_path):
-    with pytest.raises(jax.errors.JaxRuntimeError, match="async-update"):
-        compile_command._program_text(Unreadable(), tmp_path)
+def test_a_program_is_read_as_a_tpu_s_compiler_wrote_it(tmp_path):
+    """JAX fails at some: "async-update instruction should have 1 operands but sees 4"."""
+    compiled = SimpleNamespace(as_text=lambda: "of JAX")
     (tmp_path / "module_0000.jit_train_step.before_optimizations.txt").write_text("before")
+    assert compile_command._program_text(compiled, tmp_path) == "of JAX"
     (tmp_path / "module_0000.jit_train_step.after_codegen.txt").write_text("after")
-    assert compile_command._program_text(Unreadable(), tmp_path) == "after"
+    assert compile_command._program_text(compiled, tmp_path) == "after"
 
 
 def test_the_step_is_the_one_that_is_trained(tmp_path, monkeypatch):

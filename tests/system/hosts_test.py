@@ -87,6 +87,7 @@ from muq_jax.train.optim import OptimConfig
 from tests.train.conftest import Batches, Regression
 
 logging.basicConfig()
+logging.getLogger("muq_jax").setLevel(logging.INFO)
 host, port, workdir = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
 jax.distributed.initialize(f"localhost:{port}", 2, host)
 
@@ -96,25 +97,54 @@ class HostBatches(Batches):
         return {name: value[rows] for name, value in super().__next__().items()}
 
 optim = OptimConfig(peak_lr=0.05, warmup_steps=5, total_steps=10**6)
-config = loop.LoopConfig(num_steps=10**6, log_every=1, checkpoint_every=10**6, timeout_seconds=30)
+config = loop.LoopConfig(num_steps=10**6, log_every=1, checkpoint_every=10, timeout_seconds=30)
 task = loop.Task(Regression(), optim, HostBatches)
-loop.run(task, config, mesh=parallel.make_mesh(), workdir=workdir)
+_, status = loop.run(task, config, mesh=parallel.make_mesh(), workdir=workdir)
+sys.exit({"interrupted": 75}.get(status, 0))
 """
 
 
-@pytest.mark.slow
-def test_a_host_that_stands_still_is_named_and_the_other_ends(tmp_path, wait_for):
+def train(workdir):
+    """Starts the hosts of `TRAIN`."""
     port = str(free_port())
-    first, second = (
+    return [
         subprocess.Popen(
-            [sys.executable, "-c", TRAIN, host, port, str(tmp_path)],
+            [sys.executable, "-c", TRAIN, host, port, str(workdir)],
             cwd=REPOSITORY,
             env={**os.environ, "XLA_FLAGS": ""},
             stderr=subprocess.PIPE,
             text=True,
         )
         for host in "01"
-    )
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("told", [(1,), (0, 1)])
+def test_a_run_is_told_to_stop_before_it_has_gone_on(tmp_path, wait_for, told):
+    """A signal before the first step of a run that does not begin at 0, and one after many saves."""
+    saved = 0
+    for goes_on in (False, True):
+        hosts = train(tmp_path)
+        if goes_on:
+            for line in hosts[1].stderr:
+                if "going on from the checkpoint" in line:
+                    break
+        else:
+            wait_for(hosts[0], lambda: len(read_rows(tmp_path / "metrics.jsonl")) > 35)
+        for host in told:
+            hosts[host].send_signal(signal.SIGTERM)
+        for host in hosts:
+            _, error = host.communicate(timeout=120)
+            assert host.returncode == INTERRUPTED, error
+        before, saved = saved, newest_step(tmp_path)
+        assert before < saved
+    assert saved < before + 5, "the signal was there at the first step"
+
+
+@pytest.mark.slow
+def test_a_host_that_stands_still_is_named_and_the_other_ends(tmp_path, wait_for):
+    first, second = train(tmp_path)
     wait_for(first, lambda: len(read_rows(tmp_path / "metrics.jsonl")) > 3)
     row = read_rows(tmp_path / "metrics.jsonl")[0]
     assert len(row["host_data_wait"]) == len(row["host_memory_gb"]) == 2

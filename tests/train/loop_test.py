@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import threading
-from types import SimpleNamespace
 from unittest.mock import Mock
 
 import jax
@@ -223,15 +222,6 @@ def test_a_save_that_failed_ends_the_run_before_the_next(start, tmp_path, monkey
         start(tmp_path)
     assert newest_step(tmp_path) == 7
     assert [row["step"] for row in read_rows(tmp_path / "metrics.jsonl")] == [4, 7, 8]
-
-
-def test_several_hosts_keep_the_signal_handlers(monkeypatch):
-    """SIGTERM's is then that of `jax.distributed`; tests/system/hosts_test.py has it act."""
-    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with loop._stops(SimpleNamespace(reached_preemption=lambda step: step == 3)) as stops:
-        assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
-        assert [stops(step) for step in (2, 3)] == [False, True]
 
 
 def test_a_finished_run_is_left_alone(start, whole):
