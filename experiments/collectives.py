@@ -19,9 +19,12 @@ OPS = (
     "collective-broadcast",
 )
 
-# Up to this many elements (512 KiB of float32) it is a statistic, such as a BatchNorm's sums or a metric, or
-# several small arrays packed into one, if nothing of it says otherwise.
-MAX_STATISTIC = 2**17
+# Up to this many elements (256 KiB of float32) it is a statistic, such as a BatchNorm's sums or a metric, if
+# nothing of it says otherwise. `parallel.MIN_SHARDED_SIZE` says the same of parameters.
+MAX_STATISTIC = 2**16
+
+# For another slice a layer's small gradients are packed into one array, 66 Ki elements of `large`.
+MAX_PACKED = 2**17
 
 _GROUPS = re.compile(
     r"replica_groups=(\{\{.*?\}\}|\{\}|\[[\d,]+\]<=\[[\d,]+\](?:T\([\d,]+\))?"
@@ -62,8 +65,10 @@ class Collective:
         """Bytes that a device has to send each time: those of the ring algorithm, the fewest there can be."""
         size = self.slices or max(map(len, self.groups), default=1)
         payload = sum(array.nbytes for array in self.arrays)
-        if self.op == "collective-permute":
+        if self.op not in OPS or self.op == "collective-permute":
             return payload
+        if self.slices and self.op == "all-gather":
+            payload *= size  # what is sent to a host is a share
         return (2 if self.op == "all-reduce" else 1) * payload * (size - 1) / size
 
 
@@ -163,9 +168,11 @@ class Expected:
         if any(size % time == 0 for size in shape for time in self._times):
             return "activations"
         # Reshaped: a kernel of 3 x 3 taps, say.
-        if array.size in (self._shares if between_slices else self._sizes) and array.size > MAX_STATISTIC:
+        sizes = self._sizes | self._shares if between_slices else self._sizes
+        if array.size in sizes and array.size > MAX_STATISTIC:
             return "weights"
-        return "statistics" if array.size <= MAX_STATISTIC else "activations"
+        small = array.size <= (MAX_PACKED if between_slices else MAX_STATISTIC)
+        return "statistics" if small else "activations"
 
 
 def _started(module: Module) -> set[str]:

@@ -206,7 +206,7 @@ def _program_text(compiled: Any, dump: Path) -> str:
     The compiler may be newer than JAX, which then cannot read what it made: jaxlib 0.10.2 fails so with what
     libtpu 0.0.52 makes of `large` for a v5p.
     """
-    written = next(dump.glob("*after_codegen.txt"), None)
+    written = next(dump.glob("*.jit_train_step.*after_codegen.txt"), None)
     return compiled.as_text() if written is None else written.read_text()
 
 
@@ -303,6 +303,8 @@ def main(argv: Sequence[str]) -> int:
         what = f"unexpected argument {argv[1]!r}" if len(argv) > 1 else "--config and --topology are needed"
         print(f"error: {what}; see --help", file=sys.stderr)
         return WRONG_USAGE
+    # A program out of the cache is not compiled, and so not written down.
+    jax.config.update("jax_enable_compilation_cache", False)
     if _TOPOLOGY.value != "gpu":
         # With the TPU's compiler installed, JAX would look for a TPU to run on.
         jax.config.update("jax_platforms", "cpu")

@@ -17,7 +17,7 @@
 set -uo pipefail
 
 CONFIG=${CONFIG:-experiments/configs/muq.py:large} WORKDIR=${WORKDIR:-runs/muq}
-INTERRUPTED=75
+INTERRUPTED=75 TERMINATED=143
 
 # srun passes SIGTERM on to every process: 300 s before the end of the job's time, and when it is preempted.
 train=(srun --kill-on-bad-exit=0 .venv/bin/python -m experiments.train "--config=$CONFIG" "--workdir=$WORKDIR" "$@")
@@ -27,7 +27,8 @@ if [ -n "${DRY_RUN:-}" ]; then
 fi
 "${train[@]}"
 status=$?
-if [ "$status" -eq "$INTERRUPTED" ]; then
+# Terminated: told to stop while it was starting, before it could listen.
+if [ "$status" -eq "$INTERRUPTED" ] || [ "$status" -eq "$TERMINATED" ]; then
   scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$status"

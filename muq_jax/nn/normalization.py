@@ -90,9 +90,7 @@ class BatchNorm(nn.Module):
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,))
         mean, var = running_mean.value[None], running_var.value[None]  # [1, C]
         if train:
-            # Parameters are drawn from one row, which cannot be cut.
-            groups = 1 if self.is_initializing() else self.groups
-            mean, var, size = channel_moments(x, valid, groups)  # [G, C]
+            mean, var, size = channel_moments(x, valid, self.groups)  # [G, C]
             if not self.is_initializing():
                 unbiased = var * (size / jnp.maximum(size - 1, 1))[:, None]
                 for running, batch in ((running_mean, mean), (running_var, unbiased)):

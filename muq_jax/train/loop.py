@@ -194,6 +194,9 @@ def run(
                         save(step)
                 if stop:
                     return state, "interrupted"
+            # A signal that came too late to be asked for ends the program when it is let through: not before
+            # the last checkpoint is whole.
+            checkpoints.wait()
         return state, "done"
 
 

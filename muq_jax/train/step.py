@@ -191,19 +191,16 @@ def _sum_over(axis_name: str | None, tree: Any) -> Any:
 
 
 def _join_devices(old: Any, new: Any, axis_name: str) -> Any:
-    """Returns one model state of what each device has made of its rows: running statistics are means, all
-    else is counted or never changes.
+    """Returns one model state of what each device has made of its rows.
+
+    Running statistics are the devices' mean, codes are counted over all of them; what else there is, frozen
+    targets as large as a teacher, is not sent.
     """
-
-    def count(before: jax.Array, after: jax.Array) -> jax.Array:
-        return before + jax.lax.psum(after - before, axis_name)
-
-    return {
-        name: jax.lax.pmean(tree, axis_name)
-        if name == "batch_stats"
-        else jax.tree.map(count, old[name], tree)
-        for name, tree in new.items()
-    }
+    joined = {**old, "batch_stats": jax.lax.pmean(new["batch_stats"], axis_name)}
+    if "code_counts" in old:
+        counted = jax.lax.psum(new["code_counts"] - old["code_counts"], axis_name)
+        joined["code_counts"] = old["code_counts"] + counted
+    return joined
 
 
 def _replace_all(objective: Objective, params: Any, updates: Any) -> Any:

