@@ -56,8 +56,8 @@ TPUS = {
 # NVIDIA's data sheets of the A100 80 GB SXM, H100 SXM, H200 SXM: dense bf16 on tensor cores (not the figure
 # with sparsity), float32 outside of them, memory, NVLink one way (half of the total).
 GPUS = {
-    "A100": Chip("A100 80 GB SXM", {"bfloat16": 312e12, "float32": 19.5e12}, 80e9, 2039e9, 300e9),
-    "H100": Chip("H100 80 GB SXM", {"bfloat16": 989e12, "float32": 67e12}, 80e9, 3350e9, 450e9),
+    "A100-SXM4-80GB": Chip("A100 80 GB SXM", {"bfloat16": 312e12, "float32": 19.5e12}, 80e9, 2039e9, 300e9),
+    "H100 80GB HBM3": Chip("H100 80 GB SXM", {"bfloat16": 989e12, "float32": 67e12}, 80e9, 3350e9, 450e9),
     "H200": Chip("H200 141 GB SXM", {"bfloat16": 989e12, "float32": 67e12}, 141e9, 4800e9, 450e9),
 }
 

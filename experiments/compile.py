@@ -11,6 +11,7 @@ the GPUs of this machine. Exit status: 0 it fits, 1 it does not, or something el
 """
 
 import copy
+import dataclasses
 import importlib.util
 import os
 import re
@@ -91,7 +92,10 @@ def find_target(topology: str, num_slices: int = 1) -> Target:
             devices = jax.devices("gpu")
         except RuntimeError as error:
             raise UserError(f"--topology=gpu: JAX sees no GPU on this machine ({error}).") from None
-        return Target(devices, chips.gpu(devices[0].device_kind))
+        chip = chips.gpu(devices[0].device_kind)
+        # JAX leaves some of it to others.
+        memory = (devices[0].memory_stats() or {}).get("bytes_limit", chip.hbm_bytes)
+        return Target(devices, dataclasses.replace(chip, hbm_bytes=memory))
     chip = chips.tpu(topology)
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(
@@ -127,7 +131,7 @@ def make_step(config: ConfigDict, mesh: Mesh) -> Step:
     parallel.check_batch_size(mesh, config.data.batch_size)
     # Constants of the program, which they do not change.
     config.model.stat = config.model.stat or UPSTREAM_STAT
-    trainee = build.make_trainee(config, _untrained_maker(copy.deepcopy(config)))
+    trainee = build.make_trainee(config, _untrained_maker(config))
     objective = trainee.objective
     optim = build.optim_config(config)
     rows, samples = parallel.batch_sharding(mesh), build.crop_samples(config)
@@ -137,6 +141,9 @@ def make_step(config: ConfigDict, mesh: Mesh) -> Step:
         "num_samples": jax.ShapeDtypeStruct((size,), np.int32, sharding=rows),
         "row": jax.ShapeDtypeStruct((size,), np.int32, sharding=rows),
     }
+    if trainee.stored is not None:
+        codes = (size, samples // trainee.token_samples, trainee.stored.config.rvq.num_books)
+        batch["codes"] = jax.ShapeDtypeStruct(codes, np.int32, sharding=rows)
     key = jax.eval_shape(lambda: jax.random.key(0))
     key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=parallel.replicated(mesh))
     with jax.set_mesh(mesh):

@@ -19,6 +19,7 @@ from muq_jax.data import labels as stored
 from muq_jax.data.sources import Example, Source
 from muq_jax.inference.labels import label_clips, make_encode
 from muq_jax.models.hidden_rvq import HiddenRVQ
+from muq_jax.train.watchdog import Watchdog
 
 LABELS = "labels"
 """Their folder in a work directory, with a folder a split: train, valid."""
@@ -66,17 +67,18 @@ def write_labels(config: ConfigDict, rvq: HiddenRVQ, mesh: Mesh, folder: Path) -
         "window_samples": window_samples,
     }
     sources = {"train": build.train_source(config), "valid": build.valid_source(config)}
-    for split, source in sources.items():
-        if source is not None:
-            stored.write_labels(
-                folder / split,
-                source,
-                label,
-                made_from,
-                host=(jax.process_index(), jax.process_count()),
-                num_threads=config.data.num_threads,
-                progress=_Progress(split, source),
-            )
+    with Watchdog(config.train.timeout_seconds) as watchdog:
+        for split, source in sources.items():
+            if source is not None:
+                stored.write_labels(
+                    folder / split,
+                    source,
+                    label,
+                    made_from,
+                    host=(jax.process_index(), jax.process_count()),
+                    num_threads=config.data.num_threads,
+                    progress=_Progress(split, source, watchdog),
+                )
 
 
 @dataclasses.dataclass
@@ -85,6 +87,7 @@ class _Progress:
 
     split: str
     source: Source
+    watchdog: Watchdog
     there: int = -1
     """Clips labelled by earlier calls; -1: not known yet."""
     made: int = 0
@@ -95,6 +98,7 @@ class _Progress:
             self.there, self.began = num_clips, time.monotonic()
             return
         self.made += num_clips
+        self.watchdog.doing(f"labelling {self.split}", self.made)
         done, total = self.there + self.made, len(self.source) // jax.process_count()
         left = (time.monotonic() - self.began) / self.made * max(total - done, 0)
         _log.info("labels, %s: %d of %d clips, %.0f s left", self.split, done, total, left)

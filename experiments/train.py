@@ -14,6 +14,7 @@ import math
 import os
 import sys
 import threading
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +27,7 @@ from ml_collections import ConfigDict
 from experiments import build, commands, stages
 from experiments.labels import LABELS, write_labels
 from muq_jax import parallel
-from muq_jax.cli import DONE, INTERRUPTED, WRONG_USAGE
+from muq_jax.cli import DONE, FAILED, INTERRUPTED, WRONG_USAGE
 from muq_jax.convert.reader import CONFIG
 from muq_jax.convert.rules import params_sha256
 from muq_jax.errors import UserError, mistakes_in
@@ -187,8 +188,10 @@ def _join_hosts(timeout_seconds: float) -> None:
     alarm = threading.Timer(timeout_seconds, end_process, [said])
     alarm.daemon = True
     alarm.start()
-    # JAX's own end of this wait is a crash without a reason: it has to come later.
-    jax.distributed.initialize(initialization_timeout=math.ceil(timeout_seconds) + 60)
+    # JAX's own end of a wait, for hosts to come or for one that is gone, is a crash without a reason: it has
+    # to come later than ours.
+    later = math.ceil(timeout_seconds) + 60
+    jax.distributed.initialize(initialization_timeout=later, heartbeat_timeout_seconds=later)
     alarm.cancel()
 
 
@@ -216,7 +219,19 @@ def main(argv: Sequence[str]) -> int:
             print(f"params sha256 {sha256}")
         return DONE
 
-    return commands.run_command(work, workdir)
+    try:
+        status = commands.run_command(work, workdir)
+    except Exception:
+        if not jax.distributed.is_initialized():
+            raise
+        traceback.print_exc()
+        status = FAILED
+    if status == FAILED and jax.distributed.is_initialized():
+        # JAX would wait for the other hosts, which wait for this one.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@
 #SBATCH --job-name=muq_jax
 #SBATCH --nodes=8
 #SBATCH --ntasks-per-node=8
-#SBATCH --gpus-per-task=1
+#SBATCH --gpus-per-node=8
 #SBATCH --cpus-per-task=8
 #SBATCH --time=24:00:00
 #SBATCH --requeue
@@ -17,18 +17,19 @@
 set -uo pipefail
 
 CONFIG=${CONFIG:-experiments/configs/muq.py:large} WORKDIR=${WORKDIR:-runs/muq}
-INTERRUPTED=75 TERMINATED=143
 
+# Every process sees all GPUs of its node and takes the one of its place, which is how JAX reads Slurm.
 # srun passes SIGTERM on to every process: 300 s before the end of the job's time, and when it is preempted.
-train=(srun --kill-on-bad-exit=0 .venv/bin/python -m experiments.train "--config=$CONFIG" "--workdir=$WORKDIR" "$@")
+train=(srun --kill-on-bad-exit=0 --gpu-bind=none .venv/bin/python -m experiments.train "--config=$CONFIG" "--workdir=$WORKDIR" "$@")
 if [ -n "${DRY_RUN:-}" ]; then
   printf '%q ' "${train[@]}" && echo
   exit
 fi
 "${train[@]}"
 status=$?
-# Terminated: told to stop while it was starting, before it could listen.
-if [ "$status" -eq "$INTERRUPTED" ] || [ "$status" -eq "$TERMINATED" ]; then
-  scontrol requeue "$SLURM_JOB_ID"
-fi
+case "$status" in
+  75 | 134 | 137 | 143) # interrupted; a process that crashed, was killed, or was told to stop while it started
+    scontrol requeue "$SLURM_JOB_ID"
+    ;;
+esac
 exit "$status"

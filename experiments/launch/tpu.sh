@@ -28,7 +28,6 @@ cd "$(dirname "$0")/../.."
 : "${NAME:?a name for the slice}" "${ZONE:?such as us-west4-a}"
 TYPE=${TYPE:-v5litepod-64} VERSION=${VERSION:-v2-alpha-tpuv5-lite} SHARE=${SHARE:-}
 CONFIG=${CONFIG:-experiments/configs/muq.py:large} WORKDIR=${WORKDIR:-/mnt/share/runs/$NAME} ARGS=${ARGS:-}
-INTERRUPTED=75 # of experiments.train: the same command goes on
 
 run() { if [ -n "${DRY_RUN:-}" ]; then printf '%q ' "$@" && echo; else "$@"; fi; }
 queue() { run gcloud compute tpus queued-resources "$1" "$NAME" --zone="$ZONE" "${@:2}"; }
@@ -56,9 +55,11 @@ install() {
 }
 
 start() {
+  # What is left of a run that stood still would keep the chips.
+  on all "pkill -KILL -f '[e]xperiments.train' || true"
   on 0 "mkdir -p $WORKDIR && rm -f $WORKDIR/status"
-  # Every host adds its exit status on the share, where `keep` reads them.
-  on all "cd muq_jax && { nohup sh -c '.venv/bin/python -m experiments.train --multi_host --config=$CONFIG \
+  # Every host adds its exit status on the share, where `keep` reads them; the shell outlives `stop`.
+  on all "cd muq_jax && { nohup sh -c 'trap : TERM; .venv/bin/python -m experiments.train --multi_host --config=$CONFIG \
     --workdir=$WORKDIR $ARGS; echo \$? >> $WORKDIR/status' > train.log 2>&1 < /dev/null & }"
 }
 
@@ -69,18 +70,24 @@ keep() {
     start
     [ -z "${DRY_RUN:-}" ] || return 0
     while is_up && ! on 0 "test -s $WORKDIR/status"; do sleep 60; done
-    # A slice that was taken away has nothing to say. One host's failure ends the run, not its restarts.
-    status=$(on 0 "sort -nu $WORKDIR/status" 2> /dev/null || echo $INTERRUPTED)
-    case "$status" in 0) return 0 ;; *$INTERRUPTED* | "") ;; *) return 1 ;; esac
+    [ "$(on 0 "sort -nu $WORKDIR/status" || true)" = 0 ] || sleep 60 # the hosts do not end at once
+    # Nothing: a slice that was taken away. 75: interrupted; the others: a host that crashed, was killed, or was
+    # told to stop while it started.
+    status=$(on 0 "sort -nu $WORKDIR/status" || true)
+    case "$status" in 0) return 0 ;; *75* | *134* | *137* | *143* | "") ;; *) return 1 ;; esac
   done
 }
 
 case "$1" in
   log) on 0 "tail -n 100 -F muq_jax/train.log" ;;
-  stop) on all "pkill -TERM -f experiments.train" ;;
+  stop) on all "pkill -TERM -f '[e]xperiments.train'" ;;
   fetch)
     run mkdir -p "runs/$NAME"
-    copy --worker=0 --recurse "$NAME:$WORKDIR/metrics.jsonl" "$NAME:$WORKDIR/report" "runs/$NAME"
+    copy --worker=0 "$NAME:$WORKDIR/metrics.jsonl" "runs/$NAME"
+    # A run in progress has no report yet, and a profile only if it was asked for.
+    for folder in tensorboard report profile; do
+      copy --worker=0 --recurse "$NAME:$WORKDIR/$folder" "runs/$NAME" || echo "no $folder yet"
+    done
     ;;
   delete) queue delete --force --quiet ;;
   *) "$1" ;;

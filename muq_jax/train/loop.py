@@ -185,11 +185,16 @@ def run(
                     # Before the checkpoint: no window reaches over the step that a run resumes from.
                     journal.end_window()
                 with journal.not_training():
+                    if stop:
+                        # There is little time; the evaluation is not to be missing from a run that goes on.
+                        watchdog.doing("saving", step)
+                        save(step)
+                        checkpoints.wait()
                     if evaluate_now:
                         # A large validation set may take longer than the timeout: its batches are progress.
                         progress = partial(watchdog.doing, "evaluating", step)
                         journal.record_valid(step, evaluate_now(state, progress))
-                    if saves:
+                    if saves and not stop:
                         watchdog.doing("saving", step)
                         save(step)
                 if stop:

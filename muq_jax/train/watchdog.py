@@ -10,6 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Protocol
 
 import jax
@@ -106,9 +107,13 @@ class Watchdog:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._stop.set()
         self._thread.join()
+        if kind is not None and self._board is not None:
+            # The other hosts will wait for this one.
+            with suppress(RuntimeError):
+                self._board.write(self._host, json.dumps([f"failed ({kind.__name__})", self._now[1], 0.0]))
 
     def _watch(self) -> None:
         while not self._stop.wait(min(self._timeout / 20, 10.0)):

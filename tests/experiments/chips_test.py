@@ -20,9 +20,10 @@ def test_an_unknown_topology_is_named(topology):
 
 
 def test_a_gpu_is_known_by_its_kind():
-    assert chips.gpu("NVIDIA H100 80GB HBM3") is chips.GPUS["H100"]
-    with pytest.raises(UserError, match="nothing is known of 'Radeon'"):
-        chips.gpu("Radeon")
+    assert chips.gpu("NVIDIA H100 80GB HBM3") is chips.GPUS["H100 80GB HBM3"]
+    for other in ("Radeon", "NVIDIA H100 PCIe", "NVIDIA A100-SXM4-40GB"):
+        with pytest.raises(UserError, match=f"nothing is known of '{other}'"):
+            chips.gpu(other)
 
 
 @pytest.mark.parametrize("chip", [*chips.TPUS.values(), *chips.GPUS.values()], ids=lambda chip: chip.name)

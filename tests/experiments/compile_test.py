@@ -13,11 +13,12 @@ import pytest
 from experiments import build, chips, stages, step_report
 from experiments import compile as compile_command
 from experiments.compile import Target, TooLarge, largest_batch
-from experiments.configs import mel_rvq, muq
+from experiments.configs import mel_rvq, muq, muq_iter
 from experiments.configs.groups import UPSTREAM_STAT
 from muq_jax import parallel
 from muq_jax.errors import UserError
 from muq_jax.inference.mel_rvq import MelRVQ
+from muq_jax.inference.pretrained import MuQ
 from muq_jax.train import loop
 from muq_jax.train.optim import make_optimizer
 from muq_jax.train.state import abstract_state
@@ -114,6 +115,17 @@ def test_a_program_is_read_as_a_tpu_s_compiler_wrote_it(tmp_path):
     assert compile_command._program_text(compiled, tmp_path) == "of JAX"
     (tmp_path / "module_0000.jit_train_step.after_codegen.txt").write_text("after")
     assert compile_command._program_text(compiled, tmp_path) == "after"
+
+
+def test_a_second_stage_is_compiled_with_its_teacher_s_statistics_and_stored_codes(muq_folder):
+    teacher = MuQ.from_pretrained(muq_folder).config
+    config = muq_iter.get_config("smoke")
+    config.targets.teacher, config.targets.labels = str(muq_folder), "stored"
+    config.data.batch_size, config.model.label_rate = 8, teacher.label_rate
+    step = compile_command.make_step(config, parallel.make_mesh(2, 4))
+    tokens = round(config.data.crop_seconds * teacher.label_rate)
+    assert step.batch["codes"].shape == (8, tokens, 8) and step.batch["codes"].dtype == np.int32
+    assert config.model.stat is None, "the caller's own"
 
 
 def test_the_step_is_the_one_that_is_trained(tmp_path, monkeypatch):

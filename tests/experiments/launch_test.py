@@ -117,7 +117,7 @@ def test_a_run_that_fails_is_not_started_again(stand_in, launch, tmp_path):
     assert done.returncode == 1 and sum("experiments.train" in call for call in calls) == 1
 
 
-@pytest.mark.parametrize("status, again", [(0, False), (1, False), (75, True), (143, True)])
+@pytest.mark.parametrize("status, again", [(0, False), (1, False), (75, True), (137, True), (143, True)])
 def test_slurm_queues_again_what_was_interrupted(stand_in, launch, status, again):
     stand_in("srun", f"exit {status}")
     stand_in("scontrol", "")

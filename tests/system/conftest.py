@@ -13,7 +13,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 # What Slurm's does: starts every task, tells it its place, hands on SIGTERM, ends with the highest status.
 SRUN = f"""#!/usr/bin/env bash
-shift 2  # --kill-on-bad-exit=0 .venv/bin/python
+shift 3  # --kill-on-bad-exit=0 --gpu-bind=none .venv/bin/python
 export SLURM_STEP_NODELIST=localhost
 tasks=()
 trap 'told=1; kill -TERM "${{tasks[@]}}"' TERM

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from muq_jax.checkpoint import newest_step
-from muq_jax.cli import DONE, INTERRUPTED
+from muq_jax.cli import DONE, FAILED, INTERRUPTED
 from muq_jax.convert import muq as muq_names
 from muq_jax.convert.rules import params_sha256
 from muq_jax.inference.pretrained import MuQ
@@ -153,12 +153,13 @@ def test_a_run_is_told_to_stop_before_it_has_gone_on(train, tmp_path, wait_for, 
 
 
 @pytest.mark.slow
-def test_a_host_that_stands_still_is_named_and_the_other_ends(train, tmp_path, wait_for):
+@pytest.mark.parametrize("sent", [signal.SIGSTOP, signal.SIGKILL])
+def test_a_host_that_stands_still_or_is_gone_is_named_and_the_other_ends(train, tmp_path, wait_for, sent):
     first, second = train(tmp_path)
     wait_for(first, lambda: len(read_rows(tmp_path / "metrics.jsonl")) > 3)
     row = read_rows(tmp_path / "metrics.jsonl")[0]
     assert len(row["host_data_wait"]) == len(row["host_memory_gb"]) == 2
-    second.send_signal(signal.SIGSTOP)
+    second.send_signal(sent)
     _, error = first.communicate(timeout=600)
     second.kill()
     second.communicate(timeout=60)
@@ -166,6 +167,19 @@ def test_a_host_that_stands_still_is_named_and_the_other_ends(train, tmp_path, w
     assert re.search(r"host 0: no progress for \d+ s, training, step \d+; .*Ending this process", error), (
         error
     )
+
+
+@pytest.mark.slow
+def test_a_host_whose_data_worker_dies_is_named_and_nothing_hangs(tmp_path, wait_for):
+    timeout = "train.timeout_seconds=90"  # a compilation has to fit in
+    first, second = start(tmp_path, "targets.name=random_projection", "data.num_workers=1", timeout)
+    wait_for(second, lambda: len(read_rows(tmp_path / "metrics.jsonl")) > 3)
+    for worker in Path(f"/proc/{second.pid}/task/{second.pid}/children").read_text().split():
+        os.kill(int(worker), signal.SIGKILL)
+    _, error = second.communicate(timeout=60)
+    assert second.returncode == FAILED and "error: a data worker of this host has died" in error
+    _, error = first.communicate(timeout=300)
+    assert first.returncode == INTERRUPTED and "host 1: failed (UserError)" in error, error
 
 
 @pytest.mark.slow

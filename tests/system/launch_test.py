@@ -44,7 +44,7 @@ def assert_learned_the_same(workdir, alone):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes, data, fsdp", [(1, 8, 1), (1, 1, 8), (1, 2, 4), (2, 4, 2)])
+@pytest.mark.parametrize("processes, data, fsdp", [(1, 8, 1), (1, 1, 8), (1, 2, 4), (2, 4, 2), (4, 2, 4)])
 def test_every_topology_learns_the_same(start_job, alone, tmp_path, processes, data, fsdp):
     status, _, error = start_job(tmp_path, processes, data, fsdp, **SETTINGS).finish()
     assert status == DONE, error

@@ -82,6 +82,14 @@ def test_the_hosts_that_are_behind_are_named_first(clock, ends):
     assert json.loads(board.texts[0]) == ["training", 7, 100.0], "and the others can read where this one is"
 
 
+def test_a_host_that_fails_leaves_word():
+    board = MemoryBoard()
+    with pytest.raises(ValueError), Watchdog(100, board=board) as dog:
+        dog.doing("training", 7)
+        raise ValueError
+    assert json.loads(board.texts[0]) == ["failed (ValueError)", 7, 0.0]
+
+
 def test_hosts_that_wait_together_are_said_to(clock, ends):
     dog = Watchdog(100, board=MemoryBoard(host1=["training", 7, 99.0]), end=ends.append, clock=clock)
     dog.doing("training", 7)
