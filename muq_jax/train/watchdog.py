@@ -7,6 +7,7 @@ wait for ever, and a job that hangs costs as much as one that trains.
 import json
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +20,9 @@ WARN_AFTER = 0.25
 """The share of the timeout after which a host that makes no progress says so."""
 
 _SHOWN = 8
+
+# What is raised where the network tells that the other end is gone. A TPU's does not: there it is a halt.
+_LOST_HOST = re.compile(r"Gloo \w+ failed|NCCL.*(remote process|connection)|Connection (reset|closed)", re.I)
 
 _log = logging.getLogger(__name__)
 
@@ -107,13 +111,23 @@ class Watchdog:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         self._stop.set()
         self._thread.join()
-        if kind is not None and self._board is not None:
+        if kind is None or self._board is None:
+            return
+        what, step, _ = self._now
+        others = ""
+        with suppress(RuntimeError):
             # The other hosts will wait for this one.
-            with suppress(RuntimeError):
-                self._board.write(self._host, json.dumps([f"failed ({kind.__name__})", self._now[1], 0.0]))
+            self._board.write(self._host, json.dumps([f"failed ({kind.__name__})", step, 0.0]))
+            others = self._others(self._board, what, step)
+        if _LOST_HOST.search(str(error)):
+            reason = str(error).splitlines()[0]
+            self._end(
+                f"host {self._host}: another host is gone ({reason}), {what}, step {step}{others}. Ending "
+                "this process; run the same command again to go on."
+            )
 
     def _watch(self) -> None:
         while not self._stop.wait(min(self._timeout / 20, 10.0)):

@@ -15,7 +15,7 @@ from muq_jax.convert import muq as muq_names
 from muq_jax.inference.pretrained import MuQ
 from muq_jax.train.metrics import read_rows
 
-KILLS = int(os.environ.get("MUQ_JAX_KILLS", "4"))
+KILLS = int(os.environ.get("MUQ_JAX_KILLS", "3"))
 SEED = 0
 STEPS_BETWEEN = 12
 STEPS = 30 * KILLS  # the hosts of a job take a second to agree on a stop
@@ -30,6 +30,9 @@ SETTINGS = {
     "targets.name": "random_projection",
     "model.num_codes": 1024,
     "model.num_books": 2,
+    # At more, rounding grows with every step, to 5e-5 of the loss after 100 and to 7e-4 after 400; so small,
+    # it stays small, and a row or a mask of another batch or a lost moment shows.
+    "optim.peak_lr": 1e-5,
 }
 
 
@@ -53,6 +56,10 @@ def whole(start_job, tmp_path_factory):
 
 def train_rows(workdir):
     return [row for row in read_rows(workdir / "metrics.jsonl") if row["split"] == "train"]
+
+
+def losses_of(workdir):
+    return [row["loss"] for row in train_rows(workdir)]
 
 
 def last_step(workdir):
@@ -100,28 +107,31 @@ def finish(start_job, workdir, topology):
 
 
 @pytest.mark.slow
-def test_on_one_topology_the_bits_are_the_same(start_job, whole, tmp_path, wait_for):
-    kills = kill_at_random(start_job, tmp_path, [(1, 1, 1)], wait_for)
-    print(kills)
-    assert finish(start_job, tmp_path, (1, 1, 1)) == whole[1]
-    rows, expected = train_rows(tmp_path), train_rows(whole[0])
-    assert [row["loss"] for row in rows] == [row["loss"] for row in expected]
+@pytest.mark.parametrize("topology", [(1, 1, 1), (2, 2, 2)])
+def test_on_one_topology_the_bits_are_the_same(start_job, whole, tmp_path, wait_for, topology):
+    untouched, sha256 = whole
+    if topology != (1, 1, 1):
+        untouched = tmp_path / "untouched"
+        sha256 = finish(start_job, untouched, topology)
+    killed = tmp_path / "killed"
+    print(topology, kill_at_random(start_job, killed, [topology], wait_for))
+    assert finish(start_job, killed, topology) == sha256
+    assert losses_of(killed) == losses_of(untouched)
 
 
 @pytest.mark.slow
 def test_on_changing_topologies_the_parameters_are_the_same(start_job, whole, tmp_path, wait_for):
     topologies = [(1, 2, 4), (2, 1, 2), (1, 1, 1), (4, 4, 1)]
-    kills = kill_at_random(start_job, tmp_path, topologies, wait_for)
-    print(kills)
+    print(kill_at_random(start_job, tmp_path, topologies, wait_for))
     finish(start_job, tmp_path, (1, 1, 4))
-    losses, expected = ([row["loss"] for row in train_rows(run)] for run in (tmp_path, whole[0]))
+    losses, expected = losses_of(tmp_path), losses_of(whole[0])
     print("losses differ by", np.max(np.abs(np.divide(losses, expected) - 1)))
-    np.testing.assert_allclose(losses, expected, rtol=1e-5 * KILLS)
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
     ours, theirs = (
         muq_names.to_torch_names(muq.variables, muq.config)
         for muq in map(MuQ.from_pretrained, (tmp_path, whole[0]))
     )
     differences = {name: np.max(np.abs(ours[name] - theirs[name])) for name in ours}
-    print("parameters differ by", max(differences.values()))
+    print("parameters differ by", max(differences.values()), max(differences, key=differences.get))
     for name in ours:
-        np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-3, atol=1e-3, err_msg=name)
+        np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-4, atol=1e-4, err_msg=name)

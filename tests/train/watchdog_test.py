@@ -90,6 +90,20 @@ def test_a_host_that_fails_leaves_word():
     assert json.loads(board.texts[0]) == ["failed (ValueError)", 7, 0.0]
 
 
+@pytest.mark.parametrize(
+    "said, ended", [("UNKNOWN: Gloo AllGather failed: Connection reset by peer", 1), ("x", 0)]
+)
+def test_a_host_that_is_gone_is_no_failure_of_this_one(ends, said, ended):
+    board = MemoryBoard(host1=["failed (UserError)", 7, 0.0])
+    with pytest.raises(ValueError), Watchdog(100, board=board, end=ends.append) as dog:
+        dog.doing("training", 8)
+        raise ValueError(said)
+    assert len(ends) == ended
+    assert (
+        not ended or f"another host is gone ({said}), training, step 8; host 1: failed (UserError)" in ends[0]
+    )
+
+
 def test_hosts_that_wait_together_are_said_to(clock, ends):
     dog = Watchdog(100, board=MemoryBoard(host1=["training", 7, 99.0]), end=ends.append, clock=clock)
     dog.doing("training", 7)
