@@ -178,8 +178,11 @@ def test_a_host_whose_data_worker_dies_is_named_and_nothing_hangs(tmp_path, wait
     first, second = start(tmp_path, *settings)
     wait_for(second, lambda: len(read_rows(tmp_path / "metrics.jsonl")) > 3)
     children = (path.read_text() for path in Path(f"/proc/{second.pid}/task").glob("*/children"))
-    for worker in " ".join(children).split():
-        os.kill(int(worker), signal.SIGKILL)
+    commands = {
+        int(child): Path(f"/proc/{child}/cmdline").read_text() for child in " ".join(children).split()
+    }
+    [worker] = [child for child, command in commands.items() if "spawn_main" in command]
+    os.kill(worker, signal.SIGKILL)
     _, error = second.communicate(timeout=60)
     assert second.returncode == FAILED and "error: a data worker of this host has died" in error
     _, error = first.communicate(timeout=300)
