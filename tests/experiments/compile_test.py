@@ -291,8 +291,8 @@ def test_slices_of_tpus(tmp_path, topology, num_slices):
     chip = f"TPU {topology.partition(':')[0]}"
     assert (found["num_chips"], found["chip"], found["clips_per_chip"]) == (8, chip, 1)
     assert (found["bytes_between_slices"] > 0) is (num_slices > 1)
-    # The groups of a program of one slice of several are its own devices.
-    assert {one["axis"] for one in found["collectives"]} <= {"data", "fsdp", "data x fsdp", "slices"}
+    # The program of one slice of several names its own devices alone: half of `data`, which spans both.
+    assert {one["axis"] for one in found["collectives"]} <= {"data", "4 of data", "slices"}
     assert found["unexpected"] == [] and found["unknown_loops"] == []
     assert 0 < found["memory"]["total"] < found["memory"]["chip"]
     assert np.isfinite(found["utilisation_allowed"]) and "memory a chip" in done.stdout
