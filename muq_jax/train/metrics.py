@@ -77,14 +77,15 @@ def append_row(path: Path, row: Row) -> None:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Returns the rows of a JSON Lines file, without a last line that a killed process left unfinished."""
+    """Returns the rows of a JSON Lines file, without a last line that is unfinished."""
     if not path.exists():
         return []
     rows = []
     with path.open(encoding="utf-8") as file:
         for line in file:
-            if line.endswith("\n"):
-                rows.append(json.loads(line))
+            if not line.endswith("\n"):
+                break  # the rest may have been written by now, and would be taken for a line
+            rows.append(json.loads(line))
     return rows
 
 

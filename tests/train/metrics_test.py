@@ -1,7 +1,9 @@
+import contextlib
 import json
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -57,6 +59,14 @@ def test_code_counts_become_the_books_health():
 def test_json_has_no_nan():
     row = {"a": float("nan"), "b": [np.float32("inf"), 1.5], "c": {"d": np.int64(3)}, "e": "x"}
     assert json_number(row) == {"a": None, "b": [None, 1.5], "c": {"d": 3}, "e": "x"}
+
+
+def test_a_line_that_is_being_written_does_not_count(monkeypatch):
+    """Read to the end of the file, it is half there; the next look finds the other half."""
+    lines = iter(['{"step": 1}\n', '{"st', 'ep": 2}\n'])
+    monkeypatch.setattr(Path, "exists", lambda path: True)
+    monkeypatch.setattr(Path, "open", lambda path, **_: contextlib.nullcontext(lines))
+    assert read_rows(Path("metrics.jsonl")) == [{"step": 1}]
 
 
 def test_a_line_cut_off_does_not_count(tmp_path):
