@@ -45,12 +45,12 @@ def _tpu(
 # Cloud TPU documentation, "TPU v4", "TPU v5e", "TPU v5p" and "TPU v6e", tables of key chip specifications:
 # peak compute per chip (bf16), HBM capacity and bandwidth, inter-chip interconnect bandwidth per chip one way
 # (in Gbps; the newest editions give both ways together, in GBps); data-centre network bandwidth per chip (of
-# 6.4 Tbps for the 256 chips of a v5e, 25.6 for a v6e's). Keyed as topologies are named.
+# 6.4 Tbps for the 256 chips of a v5e). A v6e's and a v4's were not found there. Keyed as topologies are named.
 TPUS = {
     "v4": _tpu("TPU v4", 275, 32, 1228, 2400, None),
     "v5e": _tpu("TPU v5e", 197, 16, 819, 1600, 25),
     "v5p": _tpu("TPU v5p", 459, 95, 2765, 4800, 50),
-    "v6e": _tpu("TPU v6e", 918, 32, 1638, 3200, 100),
+    "v6e": _tpu("TPU v6e", 918, 32, 1638, 3200, None),
 }
 
 # NVIDIA's data sheets of the A100 80 GB SXM, H100 SXM, H200 SXM: dense bf16 on tensor cores (not the figure

@@ -53,7 +53,7 @@ def test_every_topology_learns_the_same(start_job, alone, tmp_path, processes, d
 
 @pytest.mark.slow
 def test_four_processes_told_to_stop_are_queued_again_and_go_on_as_two(start_job, alone, tmp_path, wait_for):
-    settings = {**SETTINGS, "train.num_steps": MANY_STEPS, "train.eval_every": 10}
+    settings = {**SETTINGS, "train.num_steps": MANY_STEPS}
     job = start_job(tmp_path, 4, 2, 4, **settings)
     wait_for(job.process, lambda: len(losses(tmp_path)) > 3)
     job.tell_to_stop()
