@@ -45,7 +45,7 @@ def _tpu(
 # Cloud TPU documentation, "TPU v4", "TPU v5e", "TPU v5p" and "TPU v6e", tables of key chip specifications:
 # peak compute per chip (bf16), HBM capacity and bandwidth, inter-chip interconnect bandwidth per chip one way
 # (in Gbps; the newest editions give both ways together, in GBps); data-centre network bandwidth per chip (of
-# 6.4 Tbps for the 256 chips of a v5e). A v6e's and a v4's were not found there. Keyed as topologies are named.
+# 6.4 Tbps for the 256 chips of a v5e; of a v6e and a v4 it was not found). Keyed as topologies are named.
 TPUS = {
     "v4": _tpu("TPU v4", 275, 32, 1228, 2400, None),
     "v5e": _tpu("TPU v5e", 197, 16, 819, 1600, 25),
