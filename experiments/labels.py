@@ -51,13 +51,16 @@ def write_labels(config: ConfigDict, rvq: HiddenRVQ, mesh: Mesh, folder: Path) -
     encode = cache(lambda: make_encode(rvq.config, rvq.variables, mesh))  # not where nothing is left to do
 
     def label(examples: Iterable[Example]) -> Iterator[np.ndarray]:
-        return label_clips(
+        codes = label_clips(
             (example["wave"] for example in examples),
             encode(),
             batch_size=batch_size,
             window_samples=window_samples,
             token_samples=token_samples,
         )
+        for number, clip in enumerate(codes):
+            watchdog.doing("labelling", number)  # a file of them may take longer than the timeout
+            yield clip
 
     made_from = {
         "hidden_rvq_sha256": rules.params_sha256(dict(rules.flatten(rvq.variables))),
@@ -77,7 +80,7 @@ def write_labels(config: ConfigDict, rvq: HiddenRVQ, mesh: Mesh, folder: Path) -
                     made_from,
                     host=(jax.process_index(), jax.process_count()),
                     num_threads=config.data.num_threads,
-                    progress=_Progress(split, source, watchdog),
+                    progress=_Progress(split, source),
                 )
 
 
@@ -87,7 +90,6 @@ class _Progress:
 
     split: str
     source: Source
-    watchdog: Watchdog
     there: int = -1
     """Clips labelled by earlier calls; -1: not known yet."""
     made: int = 0
@@ -98,7 +100,6 @@ class _Progress:
             self.there, self.began = num_clips, time.monotonic()
             return
         self.made += num_clips
-        self.watchdog.doing(f"labelling {self.split}", self.made)
         done, total = self.there + self.made, len(self.source) // jax.process_count()
         left = (time.monotonic() - self.began) / self.made * max(total - done, 0)
         _log.info("labels, %s: %d of %d clips, %.0f s left", self.split, done, total, left)
