@@ -6,7 +6,7 @@ import itertools
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,7 @@ from muq_jax.data.sources import Source, make_source
 from muq_jax.data.statistics import mel_statistics
 from muq_jax.data.toy_music import ToyMusicSource, make_clip
 from muq_jax.errors import UserError
-from muq_jax.probe.features import LabelledClip
-from muq_jax.probe.run import SPLITS, Task
+from muq_jax.probe.task import SPLITS, V1, Dataset, Item, Task
 
 MAX_HOURS = 2.0  # of one's own music: as much as ten minutes can decode and learn from
 MIN_CLIPS_TO_SPLIT = 10
@@ -38,7 +37,7 @@ class Corpus:
         source: as `data.source`.
         stat: mean and standard deviation of its mel in dB; None where the shards have them.
         facts: what there is to say about it, by name.
-        tasks, clips: of the probe; none where there are no labels.
+        probes: tasks and the clips that they are learned from; none where there are no labels.
         why_no_probe: what to say where there are none.
         track: float32 [S] at 24 kHz, the piece of music that the report shows.
         chords: of the track, (start, end, name), where they are known.
@@ -47,22 +46,40 @@ class Corpus:
     source: str
     stat: tuple[float, float] | None
     facts: dict[str, str]
-    tasks: tuple[Task, ...]
-    clips: list[LabelledClip]
+    probes: tuple[tuple[Task, Dataset], ...]
     why_no_probe: str
     track: np.ndarray
     chords: list[list[Any]]
 
 
-def toy_corpus(num_clips: int, num_probe_clips: int) -> Corpus:
-    """Returns `toy_music:NUM_CLIPS`; the probe gets clips of its own, which pretraining never hears."""
+def toy_corpus(num_clips: int, num_probe_clips: int, probe_seconds: float) -> Corpus:
+    """Returns `toy_music:NUM_CLIPS`; the probe gets clips of its own, which pretraining never hears.
+
+    Args:
+        num_clips: for pretraining.
+        num_probe_clips: for the probe.
+        probe_seconds: of each of these, how much is heard, from its start.
+    """
     source = ToyMusicSource(num_probe_clips, seed=1)
-    clips = []
-    for i in range(num_probe_clips):
-        # A third to test on, more than usual: the intervals shrink with the number of test clips.
-        split = ("train", "train", "train", "val", "test", "test")[i % 6]
-        labels = {name: source[i]["labels"][name] for name in ("key", "instrument", "style")}
-        clips.append(LabelledClip(f"probe-{i}", split, labels, partial(_wave, source, i)))
+    labels = [source[i]["labels"] for i in range(num_probe_clips)]
+    # Every task asks for every clip twice an encoder, and a clip takes 30 ms to synthesise.
+    waves = [cache(partial(_wave, source, i)) for i in range(num_probe_clips)]
+
+    def probe(name: str, *metrics: str) -> tuple[Task, Dataset]:
+        items = [
+            # A third to test on, more than usual: the intervals shrink with the number of test clips.
+            Item(
+                f"probe-{i}",
+                ("train", "train", "train", "val", "test", "test")[i % 6],
+                labels[i][name],
+                waves[i],
+                end_seconds=probe_seconds,
+            )
+            for i in range(num_probe_clips)
+            if labels[i][name] is not None
+        ]
+        return _probe(name, metrics, items, probe_seconds)
+
     track, chords = _toy_track()
     # A hundred clips have 13 million mel values: more change nothing that can be seen.
     stats = mel_statistics(ToyMusicSource(num_clips, split="train"), max_clips=100)
@@ -74,20 +91,24 @@ def toy_corpus(num_clips: int, num_probe_clips: int) -> Corpus:
             "for pretraining": f"{num_clips} clips, {num_clips / 360:.1f} h; eight in ten to train on",
             "for the probe": f"{num_probe_clips} other clips, with labels",
         },
-        tasks=(
-            Task("key", "key", ("accuracy", "weighted key score")),
-            Task("instrument", "instrument"),
-            Task("style", "style"),
+        probes=(
+            probe("key", "accuracy", "weighted_key_score"),
+            probe("instrument", "accuracy"),
+            probe("style", "accuracy"),
         ),
-        clips=clips,
         why_no_probe="",
         track=track,
         chords=chords,
     )
 
 
-def own_corpus(folder: Path, workdir: Path) -> Corpus:
+def own_corpus(folder: Path, workdir: Path, probe_seconds: float) -> Corpus:
     """Prepares a folder of audio in `WORKDIR/corpus`, split by file; labels are the names of its subfolders.
+
+    Args:
+        folder: of the music.
+        workdir: the quickstart's.
+        probe_seconds: of each clip, how much the probe hears, from its start.
 
     Raises:
         UserError: no such folder, no audio in it, or none that can be decoded.
@@ -102,14 +123,12 @@ def own_corpus(folder: Path, workdir: Path) -> Corpus:
     source = make_source(workdir / "corpus")
     prepared = read_manifest(workdir / "corpus" / "manifest.jsonl")
     first_piece = np.cumsum([0, *(clip.labels["num_pieces"] for clip in prepared)])
-    clips = [
-        LabelledClip(
-            clip.id, clip.split, {"folder": clip.labels["folder"]}, partial(_wave, source, int(piece))
-        )
+    items = [
+        Item(clip.id, clip.split, label, partial(_wave, source, int(piece)), end_seconds=probe_seconds)
         for clip, piece in zip(prepared, first_piece, strict=False)
-        if clip.labels["folder"]
+        if clip.split and (label := clip.labels["folder"])
     ]
-    why_no_probe = _why_no_probe(clips)
+    why_no_probe = _why_no_probe(items)
     names = sorted({clip.labels["folder"] for clip in prepared if clip.labels["folder"]})
     facts = {
         "music": f"{folder}: {num_found} audio files",
@@ -124,8 +143,7 @@ def own_corpus(folder: Path, workdir: Path) -> Corpus:
         stat=None,
         # A name that is not in UTF-8 cannot be printed as it is.
         facts={name: fact.encode(errors="backslashreplace").decode() for name, fact in facts.items()},
-        tasks=() if why_no_probe else (Task("subfolder", "folder"),),
-        clips=[] if why_no_probe else clips,
+        probes=() if why_no_probe else (_probe("subfolder", ("accuracy",), items, probe_seconds),),
         why_no_probe=why_no_probe,
         track=source[int(first_piece[longest])]["wave"][:_TRACK_SAMPLES],
         chords=[],
@@ -166,14 +184,31 @@ def _classes(clips: Sequence[Clip], folder: Path) -> dict[str, str | None]:
     return {id: name if name in large and len(large) > 1 else None for id, name in names.items()}
 
 
-def _why_no_probe(clips: Sequence[LabelledClip]) -> str:
+def _probe(
+    name: str, metrics: tuple[str, ...], items: Sequence[Item], seconds: float
+) -> tuple[Task, Dataset]:
+    """A classification of these clips, each one window."""
+    dataset = Dataset(items, tuple(sorted({item.label for item in items})))
+    task = Task(
+        name=name,
+        title=name,
+        kind="classification",
+        metrics=metrics,
+        read=lambda _: dataset,
+        v1=V1(window_seconds=seconds),
+        v2=None,
+    )
+    return task, dataset
+
+
+def _why_no_probe(items: Sequence[Item]) -> str:
     """Says what a probe of these clips lacks; "" where it lacks nothing."""
-    if not clips:
+    if not items:
         return (
             "No labels: probe skipped. Music sorted into subfolders, two or more with at least "
             f"{MIN_CLIPS_A_CLASS} files each, would have been probed for them."
         )
-    classes = {split: {clip.labels["folder"] for clip in clips if clip.split == split} for split in SPLITS}
+    classes = {split: {item.label for item in items if item.split == split} for split in SPLITS}
     if len(classes["train"]) < 2 or not all(classes.values()):
         found = ", ".join(f"{split} {len(folders)}" for split, folders in classes.items())
         return (

@@ -11,23 +11,24 @@ the excerpts (700 MB), the stores and `results.json`.
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from experiments import excerpts
 from experiments.commands import write_json
 from experiments.ranking import METRICS, Fields, Question, piece_scores
 from muq_jax.audio.decode import load_audio
+from muq_jax.audio.framing import MIN_SAMPLES
 from muq_jax.errors import UserError
 from muq_jax.inference.embed_to_store import embed_to_store
 from muq_jax.inference.pretrained import MuQ
 from muq_jax.inference.store import load_vectors
-from muq_jax.probe.features import LOG_MEL, LabelledClip, log_mel_statistics, untrained
+from muq_jax.probe.encoders import LOG_MEL, log_mel, untrained
 from muq_jax.probe.metrics import bootstrap_interval
-from muq_jax.probe.run import UNTRAINED
+from muq_jax.probe.table import UNTRAINED
 
 MUQ, CHANCE = "MuQ", "chance"
 CORPUS, CLIPS = ("train", "val", "test"), (excerpts.CLIPS,)
@@ -57,6 +58,17 @@ def stored_vectors(model: str | Path, audio: Path, store: Path) -> tuple[list[st
     found = load_vectors(store)
     count = len(found.space.layers)
     return found.ids[::count], np.stack([found.matrix[layer::count] for layer in range(count)])
+
+
+def log_mel_vectors(audio: Path, names: Sequence[str]) -> np.ndarray:
+    """Returns the log-mel statistics of the excerpts, [1, N, D]."""
+    floor = log_mel()
+    vectors = []
+    for name in tqdm(names, f"features {LOG_MEL}", leave=False, disable=None):
+        wave = load_audio(audio / name)
+        wave = np.pad(wave, (0, max(0, MIN_SAMPLES - wave.size)))
+        vectors.append(floor.pooled(wave[None], np.array([wave.size])))
+    return np.concatenate(vectors).swapaxes(0, 1)
 
 
 def standardised(matrix: np.ndarray, split: np.ndarray) -> np.ndarray:
@@ -133,10 +145,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         folder = out / f"untrained_{seed}"
         untrained(model, seed).save_pretrained(folder)
         random_weights.append(stored_vectors(folder, audio, folder / "store")[1])
-    files = [LabelledClip(name, None, {}, partial(load_audio, audio / name)) for name in names]
-    log_mel = log_mel_statistics(files, clip_seconds=excerpts.EXCERPT_SECONDS)
     fields = excerpts.fields_of(names, pieces)
-    heard = {LOG_MEL: [log_mel], UNTRAINED: random_weights, MUQ: [trained]}
+    heard = {LOG_MEL: [log_mel_vectors(audio, names)], UNTRAINED: random_weights, MUQ: [trained]}
     rng = np.random.default_rng(0)
     encoders = {
         CHANCE: [rng.standard_normal((1, len(names), 8)) for _ in range(20)],

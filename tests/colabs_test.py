@@ -45,6 +45,25 @@ RUNS = {
     ),
     # It is stopped and goes on; then it is left alone.
     "4_pretrain": ([("interrupted at step", "done at step 30"), ("was done at step 30",)], 10),
+    "5_probe": (
+        [
+            (
+                "train:  36 clips",
+                "UNTRAINED",
+                "custom, logmel: accuracy",
+                "custom, untrained MuQ: accuracy",
+                "without hearing: ",
+                "key, cqt: weighted_key_score",
+                "untrained MuQ minus logmel: ",
+                "--shots 4",
+                "beside the commands' own",
+                "toprule",
+                "gtzan_genre",
+            ),
+            ("already done: ",),
+        ],
+        7,
+    ),
 }
 
 

@@ -29,6 +29,7 @@ COMMANDS = {
     "embed": "vectors of files and folders of audio, into a store that can be searched; resumable",
     "info": "configuration, sizes, metrics, health and params sha256 of a model folder or work directory",
     "prepare": "decode, resample and check audio; write shards, a manifest, statistics and a list of rejects",
+    "probe": "what features are worth: MARBLE's tasks or your own labels; results, tables and a page",
     "search": "the files of a store that are nearest to a text or to a file",
     "tag": "the labels that fit audio best, by text: your own or MagnaTagATune's",
     "verify": "prove a model folder: every tensor comes back, texts differ, activations are the original's",
@@ -66,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     command.add_arguments(parser)
     args = parser.parse_intermixed_args(rest)  # options may stand between files
+    args.words = [name, *rest]
     # A machine that is taken away says so by SIGTERM: end as after Ctrl-C, with everything tidied up.
     before = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     _interrupted.clear()

@@ -26,7 +26,7 @@ def weighted_key_score(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     return np.array([mir_eval.key.weighted_score(_mir_eval_key(t), _mir_eval_key(p)) for t, p in pairs])
 
 
-METRICS: dict[str, ItemScore] = {"accuracy": accuracy, "weighted key score": weighted_key_score}
+METRICS: dict[str, ItemScore] = {"accuracy": accuracy, "weighted_key_score": weighted_key_score}
 
 
 def bootstrap_interval(

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,16 @@ th, td { text-align: left; padding: .4rem .7rem .4rem 0; border-bottom: 1px soli
   vertical-align: top; }
 th { color: var(--soft); font-weight: 600; }
 td small { color: var(--soft); display: block; white-space: nowrap; }
+table.dense { font-size: .8rem; width: auto; min-width: 55%; }
+.wide + p { margin-top: .9rem; }
+.dense th, .dense td { text-align: right; padding: .3rem 0 .3rem .45rem; white-space: nowrap; }
+.dense th { vertical-align: bottom; white-space: normal; line-height: 1.3; font-size: .72rem; }
+.dense th small { display: block; font-weight: 400; }
+.dense th:first-child, .dense td:first-child { text-align: left; padding-left: 0; position: sticky; left: 0;
+  background: #fff; min-width: 8.5rem; max-width: 13rem; white-space: normal; overflow-wrap: anywhere; }
+.dense td:first-child small { white-space: normal; line-height: 1.3; }
+tr.quoted td, tr.quoted td b { color: var(--soft); }
+tr.first-quoted td { border-top: 2px solid #bbb; }
 section > .note { border-left: 4px solid var(--green); padding: .1rem 0 .1rem .8rem; margin: .5rem 0; }
 section > .note.warn { border-color: var(--orange); }
 details { margin-top: .6rem; }
@@ -54,10 +64,19 @@ class Card:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Rows of texts under a heading each; a cell's second line, after a line feed, is set small."""
+    """Rows of texts under a heading each; a cell's second line, after a line feed, is set small.
+
+    Attributes:
+        bold: row and column of the cells to set in bold.
+        quoted: rows set in grey because they are somebody else's; the first has a line above it.
+        dense: many columns of numbers, to the right of names that stay in sight.
+    """
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
+    bold: Collection[tuple[int, int]] = ()
+    quoted: Collection[int] = ()
+    dense: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,11 +163,21 @@ def _html(block: Block) -> str:
             summary = f"<summary>{escape(block.summary)}</summary>"
             return f"<details>{summary}<pre>{escape(block.text)}</pre></details>"
         case Table():
-            head = "".join(f"<th>{escape(name)}</th>" for name in block.header) if any(block.header) else ""
-            rows = "".join("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in block.rows)
-            return f'<div class="wide"><table>{f"<tr>{head}</tr>" if head else ""}{rows}</table></div>'
+            return _table(block)
 
 
-def _cell(text: str) -> str:
+def _table(table: Table) -> str:
+    head = "".join(_cell(name, "th") for name in table.header) if any(table.header) else ""
+    rows = []
+    for r, row in enumerate(table.rows):
+        cells = "".join(_cell(text, bold=(r, c) in table.bold) for c, text in enumerate(row))
+        classes = "quoted" + (" first-quoted" if r == min(table.quoted) else "") if r in table.quoted else ""
+        rows.append(f'<tr class="{classes}">{cells}</tr>' if classes else f"<tr>{cells}</tr>")
+    opening = '<table class="dense">' if table.dense else "<table>"
+    return f'<div class="wide">{opening}{f"<tr>{head}</tr>" if head else ""}{"".join(rows)}</table></div>'
+
+
+def _cell(text: str, tag: str = "td", bold: bool = False) -> str:
     first, _, second = text.partition("\n")
-    return f"<td>{escape(first)}{f'<small>{escape(second)}</small>' if second else ''}</td>"
+    first = f"<b>{escape(first)}</b>" if bold else escape(first)
+    return f"<{tag}>{first}{f'<small>{escape(second)}</small>' if second else ''}</{tag}>"

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from muq_jax.probe.table import MEAN, MINUS_UNTRAINED
+from muq_jax.probe.table import MEAN, MINUS_UNTRAINED, spoken
 from muq_jax.report.style import BLUE, GREEN, GREY, ORANGE, PURPLE, Picture, canvas
 
 _COLORS = (GREY, ORANGE, PURPLE, BLUE, GREEN)
@@ -34,7 +34,7 @@ def probe_scores(rows: Sequence[Mapping[str, Any]]) -> Picture:
                 linewidth=1.6,
                 label=encoder,
             )
-        names = [task if metric == "accuracy" else f"{task}\n{metric}" for task, metric in places]
+        names = [task if metric == "accuracy" else f"{task}\n{spoken(metric)}" for task, metric in places]
         names = [
             "mean of the tasks" if task == MEAN else name
             for name, (task, _) in zip(names, places, strict=True)

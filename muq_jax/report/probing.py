@@ -3,9 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from muq_jax.probe.features import LOG_MEL
-from muq_jax.probe.run import MOST_FREQUENT, UNTRAINED
-from muq_jax.probe.table import MEAN, MINUS_UNTRAINED
+from muq_jax.probe.encoders import LOG_MEL
+from muq_jax.probe.table import MEAN, MINUS_UNTRAINED, MOST_FREQUENT, UNTRAINED, spoken
 from muq_jax.report.page import Block, Card, Table
 from muq_jax.report.probes import probe_scores, scores_by_layer
 
@@ -59,7 +58,7 @@ def probe_cards(rows: Rows, encoder: str) -> list[Card]:
     if not shown:
         task, metric = scores[0]["task"], scores[0]["metric"]
         shown = [row for row in scores if row["metric"] == metric]
-        what = f"probe {metric}, {task}"
+        what = f"probe {spoken(metric)}, {task}"
     values = {row["encoder"]: row["value"] for row in shown}
     others = ", ".join(f"{name} {value:.2f}" for name, value in values.items() if name != encoder)
     return [Card(f"{values[encoder]:.2f}", f"{what}; {others}")]
@@ -76,7 +75,7 @@ def probe_table(rows: Rows) -> Table:
         name = (
             "mean of the tasks"
             if task == MEAN
-            else f"{task}\n{metric}, {found[0]['num_test'] if found[0] else 0} test clips"
+            else f"{task}\n{spoken(metric)}, {found[0]['num_test'] if found[0] else 0} test clips"
         )
         table.append([name, *map(_cell, found)])
     return Table(("", *encoders), table)

@@ -15,6 +15,9 @@ from experiments import quickstart, quickstart_corpus
 from experiments.quickstart_corpus import MIN_CLIPS_A_CLASS, own_corpus, toy_corpus
 from muq_jax.audio.decode import audio_info
 from muq_jax.cli import DONE, FAILED, INTERRUPTED
+from muq_jax.data.toy_music import ToyMusicSource
+from muq_jax.inference.pretrained import MuQ
+from muq_jax.probe.extract import load_wave
 
 ROOT = Path(__file__).parents[2]
 # A command's own process has the devices that its user has, not the eight that these tests simulate.
@@ -33,16 +36,31 @@ def music(folder: Path, names, seconds: float = 3.0) -> Path:
 
 @pytest.fixture(scope="module")
 def corpus():
-    return toy_corpus(20, 12)
+    return toy_corpus(20, 12, 2.0)
 
 
 def test_toy_corpus_keeps_what_is_probed_out_of_pretraining(corpus):
     assert corpus.source == "toy_music:20"
-    assert Counter(clip.split for clip in corpus.clips) == {"train": 6, "val": 2, "test": 4}
+    assert [task.name for task, _ in corpus.probes] == ["key", "instrument", "style"]
+    clips = {item.id: item for _, dataset in corpus.probes for item in dataset.items}
+    assert Counter(item.split for item in clips.values()) == {"train": 6, "val": 2, "test": 4}
     pretraining = {np.asarray(clip["wave"]).tobytes() for clip in _source(corpus.source)}
-    assert not pretraining & {clip.load().tobytes() for clip in corpus.clips}
+    assert not pretraining & {item.audio().tobytes() for item in clips.values()}
     assert corpus.track.shape == (30 * 24_000,) and corpus.chords
-    assert {task.label for task in corpus.tasks} <= set(corpus.clips[0].labels)
+
+
+def test_the_tasks_of_toy_music_have_the_labels_and_the_start_of_their_clips(corpus):
+    source = ToyMusicSource(12, seed=1)
+    for task, dataset in corpus.probes:
+        labels = {f"probe-{i}": source[i]["labels"][task.name] for i in range(12)}
+        assert {item.id: item.label for item in dataset.items} == {
+            id: label for id, label in labels.items() if label is not None
+        }
+        assert set(dataset.classes) == {item.label for item in dataset.items}
+        assert task.v1.window_seconds == 2.0
+        assert {load_wave(item).shape for item in dataset.items} == {(48_000,)}
+    key, _, style = (dataset.items[0] for _, dataset in corpus.probes)
+    assert key.id == style.id and key.audio() is style.audio(), "a clip is synthesised once for all tasks"
 
 
 def _source(spec):
@@ -55,14 +73,15 @@ def _source(spec):
 def test_subfolders_are_labels_and_every_split_has_all_of_them(tmp_path):
     names = [f"{kind}/{i}.wav" for kind in ("folk", "jazz") for i in range(MIN_CLIPS_A_CLASS)]
     folder = music(tmp_path / "music", [*names, "rare/1.wav", "loose.wav"])
-    corpus = own_corpus(folder, tmp_path / "run")
-    found = Counter((clip.split, clip.labels["folder"]) for clip in corpus.clips)
+    corpus = own_corpus(folder, tmp_path / "run", 2.0)
+    ((task, dataset),) = corpus.probes
+    found = Counter((item.split, item.label) for item in dataset.items)
     assert set(found) == {(split, kind) for split in ("train", "val", "test") for kind in ("folk", "jazz")}
     assert sum(found.values()) == 2 * MIN_CLIPS_A_CLASS
-    assert len(corpus.tasks) == 1 and "folk, jazz" in corpus.facts["labels"]
+    assert task.name == "subfolder" and "folk, jazz" in corpus.facts["labels"]
     assert corpus.track.shape == (72_000,)
-    by_pitch = {np.abs(np.fft.rfft(clip.load())).argmax() for clip in corpus.clips}
-    assert len(by_pitch) == len(corpus.clips), "every clip loads its own audio"
+    by_pitch = {np.abs(np.fft.rfft(item.audio())).argmax() for item in dataset.items}
+    assert len(by_pitch) == len(dataset.items), "every clip loads its own audio"
 
 
 def silence(path: Path) -> None:
@@ -73,25 +92,36 @@ def silence(path: Path) -> None:
 def test_a_probe_that_rejects_make_impossible_is_left_out_with_the_reason(tmp_path, lost):
     names = [f"{kind}/{i}.wav" for kind in ("folk", "jazz") for i in range(MIN_CLIPS_A_CLASS)]
     folder = music(tmp_path / "music", names)
-    own_corpus(folder, tmp_path / "first")
+    own_corpus(folder, tmp_path / "first", 2.0)
     rows = [json.loads(line) for line in (tmp_path / "first" / "clips.jsonl").read_text().splitlines()]
     for row in rows:
         if row["split"] == lost or (lost == "a class" and row["folder"] == "jazz"):
             silence(Path(row["path"]))
-    corpus = own_corpus(folder, tmp_path / "run")
-    assert corpus.tasks == () and corpus.clips == []
+    corpus = own_corpus(folder, tmp_path / "run", 2.0)
+    assert corpus.probes == ()
     assert corpus.why_no_probe.startswith("Too few labelled files could be used: probe skipped.")
     assert corpus.facts["labels"] == "the names of subfolders: " + (
         "folk" if lost == "a class" else "folk, jazz"
     )
 
 
-def test_a_probe_that_rejects_leave_possible_runs_on_what_is_left(tmp_path):
+def test_a_probe_that_rejects_leave_possible_runs_on_what_is_left(tmp_path, muq_folder, monkeypatch, capsys):
     names = [f"{kind}/{i}.wav" for kind in ("folk", "jazz") for i in range(MIN_CLIPS_A_CLASS + 1)]
     folder = music(tmp_path / "music", names)
-    silence(folder / "folk" / "0.wav")
-    corpus = own_corpus(folder, tmp_path / "run")
-    assert len(corpus.tasks) == 1 and len(corpus.clips) == 2 * MIN_CLIPS_A_CLASS + 1
+    own_corpus(folder, tmp_path / "first", 2.0)
+    rows = [json.loads(line) for line in (tmp_path / "first" / "clips.jsonl").read_text().splitlines()]
+    (lost,) = (row["path"] for row in rows if row["split"] == "val" and row["folder"] == "folk")
+    silence(Path(lost))
+    corpus = own_corpus(folder, tmp_path / "run", 2.0)
+    ((_, dataset),) = corpus.probes
+    assert len(dataset.items) == 2 * MIN_CLIPS_A_CLASS + 1
+    monkeypatch.setattr(quickstart, "untrained", lambda muq, seed: muq)  # which takes the longest
+    probe = quickstart._probe(
+        corpus, MuQ.from_pretrained(muq_folder), quickstart.SMOKE, tmp_path / "features"
+    )
+    assert "note: There is nothing to tell apart: the val split has 'jazz' alone." in capsys.readouterr().out
+    counts = {(row["num_train"], row["num_val"], row["num_test"]) for row in probe.rows}
+    assert counts == {(12, 1, 4)}
 
 
 def test_the_cap_counts_files_that_do_not_say_how_long_they_are(tmp_path, monkeypatch):
@@ -115,13 +145,13 @@ def test_a_folder_with_a_name_that_is_not_utf8(tmp_path):
     silence(folder / "c.wav")
     for name in "bc":
         (folder / f"{name}.wav").rename(folder / f"caf\udce9 {name}.wav")
-    corpus = own_corpus(folder, tmp_path / "run")
+    corpus = own_corpus(folder, tmp_path / "run", 2.0)
     assert r"caf\udce9 c.wav: silent" in corpus.facts["left out"]
 
 
 def test_a_flat_folder_has_no_labels_and_says_so(tmp_path):
-    corpus = own_corpus(music(tmp_path / "music", ["a.wav", "b.flac", "c.wav"]), tmp_path / "run")
-    assert corpus.tasks == () and corpus.clips == []
+    corpus = own_corpus(music(tmp_path / "music", ["a.wav", "b.flac", "c.wav"]), tmp_path / "run", 2.0)
+    assert corpus.probes == ()
     assert corpus.why_no_probe.startswith("No labels: probe skipped.")
     rows = [json.loads(line) for line in (tmp_path / "run" / "clips.jsonl").read_text().splitlines()]
     assert all("split" not in row for row in rows), "three files are too few to hold some back"
@@ -130,16 +160,16 @@ def test_a_flat_folder_has_no_labels_and_says_so(tmp_path):
 def test_a_broken_file_is_left_out_and_named(tmp_path):
     folder = music(tmp_path / "music", [f"{i}.wav" for i in range(4)])
     (folder / "broken.mp3").write_bytes(b"not music")
-    corpus = own_corpus(folder, tmp_path / "run")
+    corpus = own_corpus(folder, tmp_path / "run", 2.0)
     assert "broken.mp3" in corpus.facts["left out"]
     assert corpus.facts["used"].startswith("4 files")
 
 
 def test_a_folder_is_prepared_once(tmp_path):
     folder = music(tmp_path / "music", ["a.wav", "b.wav"])
-    own_corpus(folder, tmp_path / "run")
+    own_corpus(folder, tmp_path / "run", 2.0)
     before = (tmp_path / "run" / "corpus" / "manifest.jsonl").stat().st_mtime_ns
-    own_corpus(folder, tmp_path / "run")
+    own_corpus(folder, tmp_path / "run", 2.0)
     assert (tmp_path / "run" / "corpus" / "manifest.jsonl").stat().st_mtime_ns == before
 
 
@@ -197,7 +227,7 @@ def test_the_shortest_quickstart_ends_in_a_report_and_a_second_one_changes_nothi
     assert (workdir / "model" / "model.safetensors").exists()
     probe = json.loads((workdir / quickstart.SETTINGS_FILE).read_text())["probe"]
     assert {row["encoder"] for row in probe["rows"]} == {
-        "most frequent class", "log-mel", "untrained", quickstart.TRAINED
+        "most frequent class", "logmel", "untrained", quickstart.TRAINED
     }  # fmt: skip
 
     stamps = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}

@@ -61,7 +61,7 @@ def test_the_command_answers_every_question(muq_folder, data, tmp_path, monkeypa
     [log_mel] = [
         row
         for row in rows
-        if (row["question"], row["kind"], row["encoder"]) == ("test split", "all", "log-mel, standardised")
+        if (row["question"], row["kind"], row["encoder"]) == ("test split", "all", "logmel, standardised")
     ]
     assert log_mel["pieces"] == 3 and log_mel["recall@1"] == log_mel["MAP"] == 1.0  # a tone of its own each
     assert {row["kind"] for row in rows if row["question"] == "real clips"} == {"all", "long.wav"}

@@ -64,4 +64,4 @@ def test_nothing_to_draw_from_is_an_error(tasks):
 
 
 def test_names_of_the_metrics():
-    assert set(METRICS) == {"accuracy", "weighted key score"}
+    assert set(METRICS) == {"accuracy", "weighted_key_score"}

@@ -14,7 +14,7 @@ def row(task, encoder, metric, value, low=None, high=None, layer=None):
 def rows(difference=(0.2, 0.1, 0.3)):
     return [
         row("key", "most frequent class", "accuracy", 0.1),
-        row("key", "log-mel", "accuracy", 0.3, layer=0),
+        row("key", "logmel", "accuracy", 0.3, layer=0),
         row("key", "untrained", "accuracy", 0.2, layer=1),
         row("key", "trained", "accuracy", 0.4, layer=2),
         row("key", "trained", "accuracy minus untrained", *difference, layer=2),
@@ -51,7 +51,7 @@ def test_the_card_shows_the_mean_and_the_others():
 
 def test_the_table_has_a_column_an_encoder_and_layers_where_there_are_some():
     table = probe_table(rows())
-    assert table.header == ("", "most frequent class", "log-mel", "untrained", "trained")
+    assert table.header == ("", "most frequent class", "logmel", "untrained", "trained")
     assert table.rows[0][0] == "key\naccuracy, 7 test clips"
     assert table.rows[0][2] == "0.30\n0.20 to 0.40"
     assert table.rows[0][4] == "0.40\n0.30 to 0.50, layer 2"
@@ -61,7 +61,7 @@ def test_the_table_has_a_column_an_encoder_and_layers_where_there_are_some():
 def test_the_blocks_go_from_prose_to_layers():
     layers = [
         {"task": "key", "encoder": encoder, "layer": layer, "metric": "accuracy", "validation": 0.3}
-        for encoder in ("log-mel", "untrained", "trained")
+        for encoder in ("logmel", "untrained", "trained")
         for layer in range(3)
     ]
     blocks = probe_blocks(rows(), layers, "trained")

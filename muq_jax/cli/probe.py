@@ -1,0 +1,178 @@
+"""`probe MODEL --task T --data DIR` and `probe MODEL --suite SUITE.json`."""
+
+import argparse
+import dataclasses
+import os
+import shlex
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from muq_jax.cli import DONE, PROGRAM, SOME_FILES_FAILED
+from muq_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from muq_jax.probe.suite import Entry
+    from muq_jax.probe.sweep import Protocol
+
+EXAMPLE = "python -m muq_jax probe models/muq-large --task gtzan_genre --data ~/GTZAN --out probes/genre"
+_CUSTOM = "custom"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        nargs="+",
+        help="a model folder, a work directory or an id on the hub; logmel, cqt (floors); random:PRESET (an "
+        "untrained encoder); a folder of ready features. Several stand in one table",
+    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--task", metavar="T", help="a task of MARBLE, such as gtzan_genre, or custom")
+    what.add_argument("--suite", metavar="FILE", help="several tasks, as JSON")
+    parser.add_argument(
+        "--data",
+        metavar="DIR",
+        help="the dataset's folder as published, or MARBLE's JSONL, or tfds:NAME; of a suite, what its "
+        "paths are relative to",
+    )
+    parser.add_argument("--out", metavar="DIR", help="where results and page go (default: runs/probe/TASK)")
+    parser.add_argument(
+        "--protocol",
+        default="auto",
+        help="v1 or v2, MARBLE's two, or ridge (default: v1 where MARBLE has the task in it, else v2)",
+    )
+    parser.add_argument(
+        "--seeds", type=int, default=5, metavar="N", help="heads that are scored (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--learning_rates", type=_floats, metavar="A,B", help="of the sweep, in place of v1's six"
+    )
+    parser.add_argument(
+        "--layers", type=_layers, metavar="A,B", help="of the sweep: numbers and all (default: every)"
+    )
+    parser.add_argument(
+        "--shots",
+        type=int,
+        metavar="K",
+        help="few-shot: train on K clips of every class (of frames, beats, numbers: K in all)",
+    )
+    parser.add_argument("--finetune", action="store_true", help="train the encoder too (slow; needs a MuQ)")
+    parser.add_argument("--name", help="of the model in tables (default: its folder's)")
+    parser.add_argument(
+        "--cache", metavar="DIR", help="where features are kept (default: the user's cache folder)"
+    )
+    own = parser.add_argument_group("a task of your own, --task custom")
+    own.add_argument(
+        "--manifest", metavar="FILE", help="JSON Lines: `path`, `split` (train, val, test), labels"
+    )
+    own.add_argument("--label", metavar="COLUMN", help="rows where it is null are left out")
+    own.add_argument("--kind", help="classification, multilabel, regression, frames or beats")
+    own.add_argument("--where", action="append", default=[], metavar="COLUMN=VALUE", help="only these rows")
+    own.add_argument("--rule", help="read the label by: first, pitch_class, gm_family, chords")
+    own.add_argument("--classes", type=_texts, metavar="A,B", help="the vocabulary (default: what occurs)")
+    own.add_argument("--metrics", type=_texts, metavar="A,B", help="the first one chooses on validation")
+    own.add_argument(
+        "--group", metavar="COLUMN", help="may not be in two splits (default: group, if there is one)"
+    )
+    own.add_argument("--window_seconds", type=float, metavar="S", help="heard at a time (default: 30)")
+
+
+def run(args: argparse.Namespace) -> int:
+    from muq_jax.probe.encoders import load_encoder
+    from muq_jax.probe.finetune import FineTuning
+    from muq_jax.probe.suite import read_results, run_suite
+    from muq_jax.probe.sweep import Protocol
+    from muq_jax.report.marble import report_probes
+    from muq_jax.report.probe_tables import csv_table, latex_table
+
+    if args.name and len(args.model) > 1:
+        raise UserError(
+            "--name names one model; give the models one command after the other, with the same --out"
+        )
+    if args.seeds < 1:
+        raise UserError(f"--seeds is {args.seeds}; expected at least 1")
+    protocol = Protocol(args.protocol, tuple(range(args.seeds)), args.learning_rates, args.layers, args.shots)
+    title, entries = _entries(args, protocol)
+    out = Path(args.out or Path("runs", "probe", args.task or Path(args.suite).stem))
+    encoders = [partial(load_encoder, model, args.name) for model in args.model]
+    command = f"{PROGRAM} {shlex.join(args.words)}"
+    finetuning = FineTuning() if args.finetune else None
+    cache = cache_folder(args.cache)
+    results, new = run_suite(entries, encoders, out, cache, finetuning=finetuning, command=command)
+    page = out / "index.html"
+    if not new and page.is_file():
+        print(f"already done: {page}")
+    else:
+        every = read_results(out, [entry.task.name for entry in entries])
+        report_probes(page, every, title=title, facts={"command": command})
+        (out / "table.csv").write_text(csv_table(every), encoding="utf-8")
+        (out / "table.tex").write_text(latex_table(every), encoding="utf-8")
+        print(f"page: {page}")
+    for problem in dict.fromkeys(problem for result in results for problem in result["problems"]):
+        print(f"note: {problem}", file=sys.stderr)
+    failed = {id: why for result in results for id, why in result["failures"].items()}
+    if failed:
+        print(
+            f"{len(failed)} clips could not be heard; `failures` of the results lists them", file=sys.stderr
+        )
+    return SOME_FILES_FAILED if failed and new else DONE
+
+
+def cache_folder(given: str | None) -> Path:
+    """Returns where features are kept: as given, else in the user's cache."""
+    if given:
+        return Path(given)
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "muq_jax" / "features"
+
+
+def _entries(args: argparse.Namespace, protocol: "Protocol") -> tuple[str, "list[Entry]"]:
+    from muq_jax.probe.datasets.custom import custom_task
+    from muq_jax.probe.suite import Entry, read_suite
+    from muq_jax.probe.tasks import find_task
+
+    own = ("manifest", "label", "kind", "rule", "classes", "metrics", "group", "window_seconds", "where")
+    given = {name: getattr(args, name) for name in own if getattr(args, name) not in (None, [])}
+    if args.task != _CUSTOM and given:
+        raise UserError(f"--{next(iter(given))} belongs to --task custom")
+    if args.suite:
+        suite = read_suite(args.suite, protocol, args.data)
+        return suite.name, list(suite.entries)
+    if args.task != _CUSTOM:
+        task = find_task(args.task)
+        if args.data is None:
+            raise UserError(f"{task.name} needs --data, the folder of its dataset. {task.source}")
+        return task.title, [Entry(task, args.data, protocol)]
+    for name in ("manifest", "label", "kind"):
+        if name not in given:
+            raise UserError(f"--task custom needs --{name}")
+    where = {}
+    for condition in given.pop("where", []):
+        column, equals, value = condition.partition("=")
+        if not equals or not column:
+            raise UserError(f"--where is {condition!r}; expected COLUMN=VALUE")
+        where[column] = value
+    manifest, label, kind = (given.pop(name) for name in ("manifest", "label", "kind"))
+    task = custom_task(manifest, label, kind, where=where, **given)
+    task = dataclasses.replace(task, title=label)
+    return f"{label} of {manifest}", [Entry(task, manifest, protocol)]
+
+
+def _floats(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers such as 1e-3,5e-3") from None
+
+
+def _layers(text: str) -> "tuple[int | str, ...]":
+    try:
+        return tuple("all" if part == "all" else int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of layers such as 0,6,all") from None
+
+
+def _texts(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(","))
