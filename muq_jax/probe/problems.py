@@ -118,8 +118,8 @@ class ClipProblem:
         self._kept = {split: [long_enough(c.seconds) for c in found] for split, found in self._clips.items()}
         self._lengths = {split: [int(k.sum()) for k in found] for split, found in self._kept.items()}
         self.num_outputs = len(self._classes)
-        _, self.num_layers, self._width = features.pooled[0].vectors.shape
-        self.layer_bytes = 4 * self._width * sum(self._lengths["train"])
+        _, self.num_layers, width = features.pooled[0].vectors.shape
+        self.layer_bytes = 4 * width * sum(self._lengths["train"])
         if kind == "regression":
             self._mean = self._labels["train"].mean(axis=0)
             self._deviation = np.maximum(self._labels["train"].std(axis=0), 1e-12)
@@ -131,7 +131,9 @@ class ClipProblem:
         lengths = [self._lengths[split][i] for i in chosen]
         targets = np.repeat(np.stack([self.item_targets(split, i) for i in chosen]), lengths, axis=0)
         numbers = list(range(self.num_layers) if layers is None else layers)
-        inputs = np.empty((len(numbers), sum(lengths), self._width), np.float32)
+        # Asked of the split: while an encoder is fine-tuned, the outputs that are scored lie beside blanks.
+        width = self._windows(split, chosen[0]).shape[-1]
+        inputs = np.empty((len(numbers), sum(lengths), width), np.float32)
         at = 0
         for i, length in zip(chosen, lengths, strict=True):
             inputs[:, at : at + length] = self._windows(split, i)[:, numbers].swapaxes(0, 1)
