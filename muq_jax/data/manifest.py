@@ -159,8 +159,8 @@ def _parse_row(line: str, where: str, folder: Path) -> Clip:
     """Returns the row's clip; its id is "" where the row has none."""
     try:
         row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where}: not JSON ({error}); expected one JSON object a line") from None
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits, a list in a list in a list
+        raise UserError(f"{where}: not JSON that can be read ({error}); expected one JSON object a line") from None
     if not isinstance(row, dict):
         raise UserError(f"{where}: a JSON {type(row).__name__}, expected an object with a field `path`")
 

@@ -58,6 +58,8 @@ def test_default_ids_keep_the_suffix_where_they_would_clash(tmp_path):
     [
         ("path,id", "not JSON"),
         ("[1]", "list"),
+        ('{"path": "a.wav", "tempo": ' + "9" * 5000 + "}", "not JSON that can be read"),
+        ('{"path": "a.wav", "tags": ' + "[" * 100_000, "not JSON that can be read"),
         ('{"id": "x"}', "field `path`"),
         ('{"path": 3}', "field `path`"),
         ('{"path": "a.wav", "file": "b.wav"}', "mean the same"),

@@ -4,7 +4,7 @@ import json
 import pytest
 
 from muq_jax.errors import UserError
-from muq_jax.probe.suite import Entry, read_suite, run_suite
+from muq_jax.probe.suite import Entry, read_suite, run_suite, write_json
 from muq_jax.probe.sweep import Protocol
 from muq_jax.probe.task import Dataset
 from tests.probe import planted
@@ -159,3 +159,9 @@ def test_tasks_that_a_protocol_or_an_encoder_cannot_do_are_left_out_and_said(tmp
     assert [r["task"] for r in results] == ["one"] and "the ridge is a classifier" in lines[-2]
     with pytest.raises(UserError, match="gives one vector a clip"):
         run_suite(both[1:], [Deaf], tmp_path / "c", tmp_path, say=lines.append)
+
+
+def test_ids_of_files_that_are_not_in_utf8_are_written(tmp_path):
+    content = {"failures": {b"caf\xe9.wav".decode(errors="surrogateescape"): "no such file"}}
+    write_json(tmp_path / "result.json", content)
+    assert json.loads((tmp_path / "result.json").read_text(encoding="utf-8")) == content

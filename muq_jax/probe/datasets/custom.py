@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from muq_jax.data.manifest import Clip, read_manifest
+from muq_jax.data.paths import is_remote
 from muq_jax.errors import UserError
 from muq_jax.probe.labels import CLASSES_OF_RULES, RULES
 from muq_jax.probe.task import FRAME_KINDS, KINDS, SPLITS, V1, V2, Beats, Dataset, Item, Kind, Task
@@ -151,6 +152,11 @@ def _read(
         elif clip.split not in _SPLIT_NAMES:
             raise UserError(
                 f"{manifest}: clip {clip.id!r} has split {clip.split!r}; expected {', '.join(SPLITS)}"
+            )
+        elif is_remote(clip.path):
+            raise UserError(
+                f"{manifest}: clip {clip.id!r} is {clip.path}, in an object store; probes read local files. "
+                "Copy the recordings here, and give their paths relative to the manifest"
             )
         else:
             owner = _field(clip, group or GROUP)

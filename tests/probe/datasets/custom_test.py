@@ -269,3 +269,8 @@ def test_rows_without_a_split_alone(tmp_path):
     found = read(tmp_path, [{"mood": "a", "split": None}] * 2)
     with pytest.raises(UserError, match=r"found 0 training, .*Left out were 2 \(no split\)"):
         check_dataset(found, "classification", "custom", own=True)
+
+
+def test_recordings_in_an_object_store_are_refused(tmp_path):
+    with pytest.raises(UserError, match="clip 'a' is gs://music/a.wav, in an object store.*Copy"):
+        read(tmp_path, [{"mood": "a", "id": "a", "path": "gs://music/a.wav"}])
