@@ -160,7 +160,9 @@ def _parse_row(line: str, where: str, folder: Path) -> Clip:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:  # a number of 5,000 digits, a list in a list in a list
-        raise UserError(f"{where}: not JSON that can be read ({error}); expected one JSON object a line") from None
+        raise UserError(
+            f"{where}: not JSON that can be read ({error}); expected one JSON object a line"
+        ) from None
     if not isinstance(row, dict):
         raise UserError(f"{where}: a JSON {type(row).__name__}, expected an object with a field `path`")
 

@@ -272,5 +272,5 @@ def test_rows_without_a_split_alone(tmp_path):
 
 
 def test_recordings_in_an_object_store_are_refused(tmp_path):
-    with pytest.raises(UserError, match="clip 'a' is gs://music/a.wav, in an object store.*Copy"):
+    with pytest.raises(UserError, match=r"clip 'a' is gs://music/a\.wav, in an object store.*Copy"):
         read(tmp_path, [{"mood": "a", "id": "a", "path": "gs://music/a.wav"}])
