@@ -25,6 +25,8 @@ def _keep_what_is_compiled() -> None:
     except (OSError, RuntimeError):
         return  # no home, or one that is read-only: what is compiled is not kept
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+    # JAX keeps what took a second; the many small programs of a command take more than that together.
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ _KIND_DOUBT = 0.3
 # Songs do have odd bars: in POP909 a 2/4 between 4/4, after which two bars of three put the downbeats right
 # again. From 1e-3 to 1e-5 makes little difference there; 1e-7 is worse, as one odd bar spoils many others.
 _METER_CHANGE = 1e-4
+# A change of tempo that is less likely than double precision tells from none is left out, as in madmom.
+_LEAST_LOG_TEMPO = math.log(np.finfo(np.float64).eps)
 # Half a peak's width. A peak of one frame at 50 to 100 Hz would leave most frames that emit its beat without
 # support, and 60 bpm could pass for 120; at 25 Hz the interpolation makes peaks this wide already.
 _PEAK_SECONDS = 0.04
@@ -169,6 +171,7 @@ class BarPointer:
         """[I, I], the log probability of each interval (column) after each one (row)."""
         ratio = self.intervals[None, :] / self.intervals[:, None]
         score = -self.transition_lambda * np.abs(ratio - 1)
+        score = np.where(score < _LEAST_LOG_TEMPO, -np.inf, score)
         return score - np.log(np.exp(score).sum(axis=1, keepdims=True))
 
     def log_position(self) -> np.ndarray:
@@ -239,19 +242,22 @@ def best_path(model: BarPointer, none: np.ndarray, beat: np.ndarray) -> list[tup
     total[starts <= -intervals] = -np.inf  # over before frame 0
 
     sources = [np.flatnonzero(np.isfinite(column)) for column in position.T]
+    # The tempi after each tempo are neighbours.
+    near = [np.flatnonzero(np.isfinite(row)) for row in tempo]
+    reachable = [slice(found[0], found[-1] + 1) for found in near]
     for block in range(1, num_frames, shortest):
         # No beat that starts in these frames comes after another one that starts in them.
         frames = np.arange(block, min(block + shortest, num_frames))
         ended = total[frames[:, None] - intervals + before, index]  # [n, I, K]
+        # [I, K, n]: so that what one tempo reaches lies in one piece, which takes a third of the time.
         arriving = np.stack(
-            [(ended[..., s] + position[s, k]).max(axis=-1) for k, s in enumerate(sources)], axis=-1
+            [(ended[..., s] + position[s, k]).max(axis=-1).T for k, s in enumerate(sources)], axis=1
         )
-        best = np.full((len(frames), len(index), len(sources)), -np.inf)
-        candidate = np.empty_like(best)
-        for source, log_probability in enumerate(tempo):
-            np.add(arriving[:, source, None, :], log_probability[:, None], out=candidate)
-            np.maximum(best, candidate, out=best)
-        total[frames + before] += best
+        best = np.full(arriving.shape, -np.inf)
+        for source, reached in enumerate(reachable):
+            candidate = tempo[source, reached, None, None] + arriving[source]
+            np.maximum(best[reached], candidate, out=best[reached])
+        total[frames + before] += np.moveaxis(best, 2, 0)
 
     lasting = np.where((starts + intervals >= num_frames)[..., None], total, -np.inf)
     row, i, k = _where_largest(lasting)

@@ -94,7 +94,7 @@ def train_heads(
     groups = num_layers if kind == "layer" else 1
     shape = (groups, len(seeds), len(learning_rates))
     keys = jnp.stack([jax.random.key(seed) for seed in seeds])
-    params = _init(kind, num_layers, width, num_outputs, groups, len(learning_rates), keys)
+    params = _init(kind, num_layers, width, num_outputs, groups, len(learning_rates), seeds)
     moments = (jax.tree.map(jnp.zeros_like, params), jax.tree.map(jnp.zeros_like, params))
     batch_size = min(schedule.batch_size, num_rows)
     num_steps = max(1, min(num_rows, schedule.rows_per_epoch) // batch_size)
@@ -182,16 +182,24 @@ def init_head(kind: Kind, num_layers: int, width: int, num_outputs: int, key: ja
     return params
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5))
 def _init(
-    kind: Kind, num_layers: int, width: int, num_outputs: int, groups: int, num_rates: int, keys: jax.Array
+    kind: Kind,
+    num_layers: int,
+    width: int,
+    num_outputs: int,
+    groups: int,
+    num_rates: int,
+    seeds: Sequence[int],
 ) -> Params:
     """All heads of a seed begin alike."""
-    of_seeds = jax.vmap(lambda key: init_head(kind, num_layers, width, num_outputs, key))(keys)
-    return jax.tree.map(
-        lambda leaf: jnp.broadcast_to(leaf[None, :, None], (groups, len(leaf), num_rates, *leaf.shape[1:])),
-        of_seeds,
-    )
+    # Not in one jit: that would be compiled anew for every sweep, and takes longer than all the rest of it.
+    of_seeds = [init_head(kind, num_layers, width, num_outputs, jax.random.key(seed)) for seed in seeds]
+
+    def stacked(*leaves: jax.Array) -> jax.Array:
+        whole = jnp.stack(leaves)[None, :, None]
+        return jnp.broadcast_to(whole, (groups, len(leaves), num_rates, *leaves[0].shape))
+
+    return jax.tree.map(stacked, *of_seeds)
 
 
 def _seen(kind: Kind, rows: jax.Array) -> jax.Array:
