@@ -282,7 +282,9 @@ class _Scale(NamedTuple):
         """The features scaled, or as they are."""
         if self.mean is None or self.deviation is None:
             return inputs
-        return (inputs.astype(np.float32) - self.mean) / self.deviation
+        scaled = np.subtract(inputs, self.mean, dtype=np.float32)
+        scaled /= self.deviation  # frames are gigabytes: no further copy
+        return scaled
 
 
 def _layers_tried(protocol: Protocol, num_layers: int, own: tuple[Layer, ...]) -> tuple[Layer, ...]:

@@ -96,6 +96,18 @@ def test_a_head_is_what_a_plain_loop_trains(kind, monkeypatch):
         np.testing.assert_allclose(found.params[name][0, 0, 0], leaf, atol=2e-5)
 
 
+@pytest.mark.parametrize("num_rows", [1, 2, 100, 1625, 1626, 5000])
+def test_rows_are_in_an_order_of_each_seed_and_epoch(num_rows):
+    seeds = (3, 4)
+    keys = jnp.stack([jax.random.key(seed) for seed in seeds])
+    for epoch in (0, 7):
+        expected = [
+            jax.random.permutation(jax.random.fold_in(jax.random.key(seed), epoch), num_rows)
+            for seed in seeds
+        ]
+        np.testing.assert_array_equal(heads.random_order(keys, epoch, num_rows), expected)
+
+
 def test_the_best_epoch_is_kept_and_patience_ends_the_training():
     data, val = clips(num_layers=1), clips(num_layers=1, num_rows=9, seed=1)
     scores = [0.1, 0.5, 0.3, 0.4, 0.5, 0.2, 0.9]
