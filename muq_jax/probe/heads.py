@@ -319,7 +319,10 @@ def row_losses(objective: Objective, outputs: jax.Array, targets: jax.Array) -> 
 @functools.partial(jax.jit, static_argnums=(2,))
 def _loss_of(outputs: jax.Array, targets: jax.Array, objective: Objective) -> jax.Array:
     """[G, S, R] of outputs [G, S, R, N, C]."""
-    one = lambda found: row_losses(objective, found, targets).mean()  # noqa: E731
+
+    def one(found: jax.Array) -> jax.Array:
+        return row_losses(objective, found, targets).mean()
+
     return jax.vmap(jax.vmap(jax.vmap(one)))(outputs)
 
 

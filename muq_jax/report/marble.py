@@ -218,8 +218,8 @@ def _cards(board: Board, results: Sequence[Result]) -> list[Card]:
     )
     troubled = {result["title"] for result in results if result["problems"]}
     if troubled:
-        what = "task" if len(troubled) == 1 else "tasks"
-        cards.append(Card(str(len(troubled)), f"{what} not comparable with papers; the notes say why"))
+        what = "task has" if len(troubled) == 1 else "tasks have"
+        cards.append(Card(str(len(troubled)), f"{what} a caveat; the notes say which"))
     return cards
 
 

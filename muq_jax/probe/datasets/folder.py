@@ -118,21 +118,6 @@ def check_columns(path: Path, row: dict[str, str], columns: Sequence[str]) -> No
         )
 
 
-def check_groups(items: Iterable[Item]) -> None:
-    """Raises UserError if a group has items in two splits."""
-    first: dict[str, Item] = {}
-    for item in items:
-        if item.group is None:
-            continue
-        other = first.setdefault(item.group, item)
-        if other.split != item.split:
-            raise UserError(
-                f"{item.group!r} is in two splits: {other.id!r} is in {other.split}, {item.id!r} in "
-                f"{item.split}; what is learned from the one would be tested on the other. Download the "
-                "lists of the splits anew"
-            )
-
-
 def count_splits(items: Iterable[Item]) -> tuple[int, int, int]:
     """Returns the numbers of items in train, val and test."""
     counts = dict.fromkeys(SPLITS, 0)

@@ -26,7 +26,6 @@ from muq_jax.probe.datasets.folder import (
     AUDIO_MISSING,
     audio_by_stem,
     check_columns,
-    check_groups,
     count_splits,
     numbered_rows,
     published_problem,
@@ -69,7 +68,6 @@ def read_giantsteps_key(data: str) -> Dataset:
             items.append(Item(id, split, key, path, group))
     if not items:
         raise UserError(f"{data}: none of the {len(listed)} songs has its audio, NUMBER.LOFI.mp3. {SOURCE}")
-    check_groups(items)
     return Dataset(items, KEYS, left_out, published_problem(count_splits(items), COUNTS))
 
 

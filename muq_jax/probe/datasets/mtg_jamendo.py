@@ -21,7 +21,6 @@ from muq_jax.errors import UserError
 from muq_jax.probe.datasets.folder import (
     AUDIO_MISSING,
     audio_by_stem,
-    check_groups,
     count_splits,
     published_problem,
     read_text,
@@ -103,7 +102,6 @@ def _read(data: str, subset: Subset) -> Dataset:
                 items.append(Item(track, split, tags, found, artist))
     if not items:
         raise UserError(f"{data}: none of the {left_out.total()} tracks has its MP3, 48/948.mp3. {SOURCE}")
-    check_groups(items)
     problems = published_problem(count_splits(items), subset.counts)
     if len(classes) != subset.num_tags:
         problems += (f"The lists have {len(classes)} tags, and {subset.num_tags} as published.",)

@@ -62,17 +62,10 @@ def test_damaged_tables(tmp_path, text, message):
         folders.read_table(path, ",")
 
 
-def test_groups_and_counts():
-    items = [
-        Item(str(i), split, "x", lambda: None, group)
-        for i, (split, group) in enumerate(
-            [("train", "a"), ("train", "a"), ("val", None), ("test", None), ("test", "b")]
-        )
-    ]
-    folders.check_groups(items)
+def test_counts():
+    splits = ("train", "train", "val", "test", "test")
+    items = [Item(str(i), split, "x", lambda: None) for i, split in enumerate(splits)]
     assert folders.count_splits(items) == (2, 1, 2)
-    with pytest.raises(UserError, match="'b' is in two splits: '4' is in test, '5' in val"):
-        folders.check_groups([*items, Item("5", "val", "x", lambda: None, "b")])
 
 
 def test_counts_that_differ_are_said():

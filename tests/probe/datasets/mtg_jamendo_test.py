@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 from muq_jax.errors import UserError
+from muq_jax.probe.checks import check_dataset
 from muq_jax.probe.datasets import mtg_jamendo
 from tests.probe.marble_folders import JAMENDO_TAGS, make_mtg_jamendo
 
@@ -103,8 +104,8 @@ def test_another_number_of_tags_is_said(folder):
 
 def test_an_artist_in_two_splits(folder):
     edit(folder / GENRE_TEST, 2, lambda line: line.replace("artist_000006", "artist_000001"))
-    with pytest.raises(UserError, match=r"'artist_000001' is in two splits: 'track_0000903' is in train"):
-        read_genre(folder)
+    with pytest.raises(UserError, match="'artist_000001' is in two splits: clip 'track_0000903' is in train"):
+        check_dataset(read_genre(folder), "multilabel", "mtg_jamendo_genre", own=False)
 
 
 def test_a_list_that_is_none(folder):
