@@ -5,6 +5,7 @@ import concurrent.futures
 import contextlib
 import itertools
 import multiprocessing
+import multiprocessing.resource_tracker
 import os
 import signal
 import threading
@@ -27,7 +28,7 @@ def convert_all(clips: Sequence[Clip], settings: Settings, num_processes: int) -
         waiting = iter(clips)
         workers: Sequence[BaseProcess] = ()
         try:
-            with _ctrl_c_held_back():
+            with _signals_held_back():
                 # A bounded queue: behind one long file, all others must not pile up in memory.
                 futures = collections.deque(
                     pool.submit(convert, clip, settings)
@@ -50,16 +51,28 @@ def convert_all(clips: Sequence[Clip], settings: Settings, num_processes: int) -
 
 
 @contextlib.contextmanager
-def _ctrl_c_held_back() -> Iterator[None]:
-    """Lets Ctrl-C wait, here until the end, and for good in processes started meanwhile.
+def _signals_held_back() -> Iterator[None]:
+    """Lets SIGINT and SIGTERM wait until the end, and SIGINT for good in processes started meanwhile.
 
-    One that is still importing would answer it with a traceback.
+    A process that is still importing would answer Ctrl-C with a traceback; so would one whose parent left
+    off telling it what to do. The mask is inherited, but holds back this thread alone: any other of the
+    process may take the signal, and Python's handler would then run here all the same.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    multiprocessing.resource_tracker.ensure_running()  # its start lifts the mask
+    came: list[int] = []
+    handlers = {}
+    if threading.current_thread() is threading.main_thread():  # the only one where handlers run
+        for number in (signal.SIGINT, signal.SIGTERM):
+            handlers[number] = signal.signal(number, lambda number, _: came.append(number))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
 
 
 def _follow_parent() -> None:

@@ -1,9 +1,13 @@
 """The command line: exit statuses, one-line errors, and `prepare` itself."""
 
+import concurrent.futures
+import contextlib
+import multiprocessing.util
 import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +119,33 @@ def test_ctrl_c(tmp_path, music, monkeypatch, capsys):
     monkeypatch.setattr(room, "convert", interrupted)
     assert main(["prepare", str(music), str(tmp_path / "out"), "--processes", "1"]) == INTERRUPTED
     assert "run the same command again" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == ["music"]
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_a_process_starts(tmp_path, music, monkeypatch, capfd, sent):
+    start = multiprocessing.util.spawnv_passfds
+    started = []
+
+    def signalled(path, args, files):
+        number = start(path, args, files)
+        if "--multiprocessing-fork" in args:  # a worker, not the tracker of resources
+            started.append(number)
+            assert signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])  # which it inherits
+            os.kill(os.getpid(), sent)  # before it was told what to do
+        return number
+
+    monkeypatch.setattr(multiprocessing.util, "spawnv_passfds", signalled)
+    with concurrent.futures.ThreadPoolExecutor(1) as other:  # a thread that holds nothing back
+        over = threading.Event()
+        other.submit(over.wait)
+        status = main(["prepare", str(music), str(tmp_path / "out"), "--processes", "2"])
+        over.set()
+    assert status == INTERRUPTED and started
+    for number in started:
+        with contextlib.suppress(ChildProcessError):  # one that was waited for
+            os.waitpid(number, 0)
+    assert capfd.readouterr().err == "interrupted; run the same command again\n"
     assert os.listdir(tmp_path) == ["music"]
 
 
