@@ -4,17 +4,20 @@ import collections
 import concurrent.futures
 import contextlib
 import itertools
-import multiprocessing
+import multiprocessing.context
 import multiprocessing.resource_tracker
 import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
 from multiprocessing.process import BaseProcess
+from typing import Any
 
 from muq_jax.data.convert import Converted, Settings, convert
 from muq_jax.data.manifest import Clip
 from muq_jax.errors import UserError
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def convert_all(clips: Sequence[Clip], settings: Settings, num_processes: int) -> Iterator[Converted | str]:
@@ -23,10 +26,9 @@ def convert_all(clips: Sequence[Clip], settings: Settings, num_processes: int) -
     if num_processes <= 1:
         yield from (convert(clip, settings) for clip in clips)
         return
-    context = multiprocessing.get_context("spawn")
+    context = _Context()
     with concurrent.futures.ProcessPoolExecutor(num_processes, context, initializer=_follow_parent) as pool:
         waiting = iter(clips)
-        workers: Sequence[BaseProcess] = ()
         try:
             with _signals_held_back():
                 # A bounded queue: behind one long file, all others must not pile up in memory.
@@ -34,15 +36,14 @@ def convert_all(clips: Sequence[Clip], settings: Settings, num_processes: int) -
                     pool.submit(convert, clip, settings)
                     for clip in itertools.islice(waiting, 4 * num_processes)
                 )
-                workers = multiprocessing.active_children()
             while futures:
                 yield futures.popleft().result()
                 futures.extend(pool.submit(convert, clip, settings) for clip in itertools.islice(waiting, 1))
         except concurrent.futures.process.BrokenProcessPool:
-            pool.shutdown(wait=True)
-            # The pool ends the others by SIGTERM: if all ended so, the first was told to end, as we shall be.
-            if workers and all(worker.exitcode == -signal.SIGTERM for worker in workers):
-                raise KeyboardInterrupt from None
+            # The pool waits for all, and asks by a signal that they ignore.
+            for process in context.started:
+                if process.is_alive():
+                    process.kill()
             raise UserError(
                 "a decoding process died, probably for want of memory; run again with fewer processes"
             ) from None
@@ -50,21 +51,33 @@ def convert_all(clips: Sequence[Clip], settings: Settings, num_processes: int) -
             pool.shutdown(wait=True, cancel_futures=True)
 
 
+class _Context(multiprocessing.context.SpawnContext):
+    """Starts processes anew, and remembers them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.started: list[BaseProcess] = []
+
+    def Process(self, *args: Any, **kwargs: Any) -> BaseProcess:  # type: ignore[override]
+        self.started.append(super().Process(*args, **kwargs))
+        return self.started[-1]
+
+
 @contextlib.contextmanager
 def _signals_held_back() -> Iterator[None]:
-    """Lets SIGINT and SIGTERM wait until the end, and SIGINT for good in processes started meanwhile.
+    """Lets SIGINT and SIGTERM wait, here until the end, and for good in processes started meanwhile.
 
-    A process that is still importing would answer Ctrl-C with a traceback; so would one whose parent left
-    off telling it what to do. The mask is inherited, but holds back this thread alone: any other of the
-    process may take the signal, and Python's handler would then run here all the same.
+    One that is still importing would answer with a traceback or die, and so would one whose parent left off
+    telling it what to do. The mask is inherited, but holds back this thread alone: any other of this process
+    may take the signal, and Python's handler would then run here all the same.
     """
     multiprocessing.resource_tracker.ensure_running()  # its start lifts the mask
     came: list[int] = []
     handlers = {}
     if threading.current_thread() is threading.main_thread():  # the only one where handlers run
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in _SIGNALS:
             handlers[number] = signal.signal(number, lambda number, _: came.append(number))
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         yield
     finally:
@@ -78,10 +91,12 @@ def _signals_held_back() -> Iterator[None]:
 def _follow_parent() -> None:
     """Ties a worker to its parent.
 
-    The parent alone answers Ctrl-C: it waits for the few clips at work and cleans up. If it is killed, the
-    workers end with it: they would wait for clips for ever.
+    The parent alone answers Ctrl-C and SIGTERM: it waits for the few clips at work and cleans up. A worker
+    that died while it sends would leave it waiting for the rest. If the parent is killed, the workers end
+    with it: they would wait for clips for ever.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
 

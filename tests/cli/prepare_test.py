@@ -131,7 +131,7 @@ def test_a_signal_while_a_process_starts(tmp_path, music, monkeypatch, capfd, se
         number = start(path, args, files)
         if "--multiprocessing-fork" in args:  # a worker, not the tracker of resources
             started.append(number)
-            assert signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])  # which it inherits
+            assert sent in signal.pthread_sigmask(signal.SIG_BLOCK, [])  # which it inherits
             os.kill(os.getpid(), sent)  # before it was told what to do
         return number
 
@@ -147,6 +147,30 @@ def test_a_signal_while_a_process_starts(tmp_path, music, monkeypatch, capfd, se
             os.waitpid(number, 0)
     assert capfd.readouterr().err == "interrupted; run the same command again\n"
     assert os.listdir(tmp_path) == ["music"]
+
+
+@pytest.mark.parametrize("dying", [0, 1])
+def test_a_process_that_dies(tmp_path, music, monkeypatch, capfd, dying):
+    start, submit = multiprocessing.util.spawnv_passfds, concurrent.futures.ProcessPoolExecutor.submit
+    started, submitted = [], []
+
+    def noted(path, args, files):
+        number = start(path, args, files)
+        if "--multiprocessing-fork" in args:
+            started.append(number)
+        return number
+
+    def killed_after_the_last(*args):
+        submitted.append(submit(*args))
+        if len(submitted) == 3:
+            os.kill(started[dying], signal.SIGKILL)
+        return submitted[-1]
+
+    monkeypatch.setattr(multiprocessing.util, "spawnv_passfds", noted)
+    monkeypatch.setattr(concurrent.futures.ProcessPoolExecutor, "submit", killed_after_the_last)
+    assert main(["prepare", str(music), str(tmp_path / "out"), "--processes", "2"]) == FAILED
+    assert "a decoding process died, probably for want of memory" in capfd.readouterr().err
+    assert len(started) == 2 and os.listdir(tmp_path) == ["music"]
 
 
 @pytest.mark.slow
