@@ -1,7 +1,8 @@
 """The optimizer and the learning rate's schedule."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -26,8 +27,11 @@ class OptimConfig:
         weight_decay: decoupled; each update also takes `learning rate * weight_decay` of the parameter away.
             As upstream's optimizer has one parameter group, biases and norm scales decay too.
         clip_norm: gradients are scaled down to this global norm; None or inf leaves them.
-        frozen: names of the parameters' groups (of a MuQ: "subsample", "conformer", "head") that stay as
-            they were initialised. Their gradients are neither computed nor part of any norm.
+        frozen: paths of the parameters' groups (of a MuQ: "subsample", "conformer", "head"; of a MuQ-MuLan
+            also "audio/muq/subsample") that stay as they are. Their gradients are neither computed nor part
+            of any norm.
+        lr_factors: (path, factor): what lies at or below a path learns at so many times the rate; of several
+            that fit, the first counts. Of a group of stacked layers [L, ...] the factor may be one a layer.
     """
 
     peak_lr: float = 5e-4
@@ -40,6 +44,7 @@ class OptimConfig:
     weight_decay: float = 0.01
     clip_norm: float | None = 10.0
     frozen: tuple[str, ...] = ()
+    lr_factors: tuple[tuple[str, float | tuple[float, ...]], ...] = ()
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
@@ -76,6 +81,8 @@ def make_optimizer(config: OptimConfig) -> optax.GradientTransformation:
     stages.append(optax.scale_by_adam(config.beta1, config.beta2, config.eps))
     if config.weight_decay:
         stages.append(optax.add_decayed_weights(config.weight_decay))
+    if config.lr_factors:
+        stages.append(optax.stateless(partial(_times_factors, factors=config.lr_factors)))
     stages.append(optax.scale_by_learning_rate(lambda count: learning_rate(config, count)))
     if not config.frozen:
         return optax.chain(*stages)
@@ -88,12 +95,41 @@ def without_gradient(params: Mapping[str, Any], frozen: tuple[str, ...]) -> dict
     Raises:
         UserError: there is no group of a name.
     """
+    if not frozen:
+        return dict(params)
     trained = _is_trained(params, frozen)
-    return {name: group if trained[name] else jax.lax.stop_gradient(group) for name, group in params.items()}
+    # The tree of what is trained is a prefix of that of the parameters: a group may be named whole.
+    return jax.tree.map(
+        lambda keep, group: group if keep else jax.lax.stop_gradient(group), trained, dict(params)
+    )
 
 
-def _is_trained(params: Mapping[str, Any], frozen: tuple[str, ...]) -> dict[str, bool]:
-    for name in frozen:
-        if name not in params:
-            raise UserError(f"optim.frozen names {name!r}; there are {', '.join(sorted(params))}.")
-    return {name: name not in frozen for name in params}
+def _is_trained(params: Mapping[str, Any], frozen: Sequence[str], where: str = "") -> dict[str, Any]:
+    """Returns whether each group is trained, in nested dicts that go as deep as the paths of `frozen`."""
+    below: dict[str, list[str]] = {}
+    for path in frozen:
+        name, _, rest = path.partition("/")
+        if name not in params or (rest and not isinstance(params[name], Mapping)):
+            there = ", ".join(f"{where}{group}" for group in sorted(params))
+            raise UserError(f"optim.frozen names {where + path!r}; there are {there}.")
+        below.setdefault(name, []).append(rest)
+    return {
+        name: name not in below
+        or ("" not in below[name] and _is_trained(group, below[name], f"{where}{name}/"))
+        for name, group in params.items()
+    }
+
+
+def _times_factors(
+    updates: Any, params: Any, *, factors: Sequence[tuple[str, float | tuple[float, ...]]]
+) -> Any:
+    """Returns the updates, each times the factor of the first path that it lies at or below."""
+
+    def times(path: jax.tree_util.KeyPath, update: jax.Array) -> jax.Array:
+        name = f"{jax.tree_util.keystr(path, simple=True, separator='/')}/"
+        factor = next((factor for place, factor in factors if name.startswith(f"{place}/")), 1.0)
+        if not isinstance(factor, tuple):
+            return update * factor
+        return update * jnp.reshape(jnp.array(factor), (-1, *[1] * (update.ndim - 1)))
+
+    return jax.tree_util.tree_map_with_path(times, updates)

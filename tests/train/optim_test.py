@@ -109,6 +109,43 @@ def test_a_frozen_group_that_is_not_there_is_named():
         make_optimizer(OptimConfig(frozen=("c",))).init({"a": jnp.ones(1)})
 
 
+def test_a_group_within_a_group_is_frozen():
+    params = {"a": {"low": jnp.asarray(2.0), "high": jnp.asarray(5.0)}, "b": jnp.asarray(3.0)}
+    frozen = ("a/low",)
+
+    def product(params):
+        params = without_gradient(params, frozen)
+        return params["a"]["low"] * params["a"]["high"] * params["b"]
+
+    grads = jax.grad(product)(params)
+    assert jax.tree.map(float, grads) == {"a": {"low": 0.0, "high": 6.0}, "b": 10.0}
+    optimizer = make_optimizer(dataclasses.replace(DECAYING, frozen=frozen))
+    state = optimizer.init(params)
+    updates, _ = optimizer.update(grads, state, params)
+    assert updates["a"]["low"] == 0.0
+    assert updates["a"]["high"] != 0.0 and updates["b"] != 0.0
+    assert len(jax.tree.leaves(state)) == 2 * 2 + 2
+    for path, there in (("a/x", "a/high, a/low"), ("b/x", "a, b")):
+        with pytest.raises(UserError, match=rf"optim\.frozen names '{path}'; there are {there}\."):
+            without_gradient(params, (path,))
+
+
+def test_groups_learn_at_their_own_rates():
+    params = {"tower": {"layers": {"k": jnp.ones((3, 2))}, "norm": jnp.ones(2)}, "towers": jnp.ones(2)}
+    grads = jax.tree.map(lambda p: p + jnp.arange(2), params)
+    factors = (("tower/layers", (0.25, 0.5, 1.0)), ("tower", 0.1), ("tower/norm", 7.0))
+    plain, scaled = (
+        make_optimizer(DECAYING),
+        make_optimizer(dataclasses.replace(DECAYING, lr_factors=factors)),
+    )
+    expected, _ = plain.update(grads, plain.init(params), params)
+    updates, _ = scaled.update(grads, scaled.init(params), params)
+    by_layer = np.array([[0.25], [0.5], [1.0]])
+    np.testing.assert_allclose(updates["tower"]["layers"]["k"], expected["tower"]["layers"]["k"] * by_layer)
+    np.testing.assert_allclose(updates["tower"]["norm"], expected["tower"]["norm"] * 0.1, rtol=1e-6)
+    np.testing.assert_array_equal(updates["towers"], expected["towers"])
+
+
 @pytest.mark.parametrize(
     "wrong, named",
     [({"schedule": "cosine"}, "cosine"), ({"warmup_steps": 10, "total_steps": 10}, "warmup_steps=10")],
