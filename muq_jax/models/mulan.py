@@ -1,4 +1,8 @@
-"""MuQ-MuLan (arXiv 2501.01108): a MuQ and an XLM-RoBERTa whose vectors of a clip and of its text agree."""
+"""MuQ-MuLan (arXiv 2501.01108): a MuQ and an XLM-RoBERTa whose vectors of a clip and of its text agree.
+
+Its text encoder may also be a small one, of the same kind, that was trained with it from scratch and reads
+pieces of words of its own corpus; the PyTorch package knows none.
+"""
 
 import dataclasses
 
@@ -15,6 +19,9 @@ from muq_jax.nn.linear import linear
 from muq_jax.nn.transformer import Transformer, TransformerConfig
 from muq_jax.nn.valid import first_valid, zero_invalid
 
+XLM_ROBERTA, SMALL = "xlm-roberta-base", "small"
+TEXT_MODELS = (XLM_ROBERTA, SMALL)
+
 
 @dataclasses.dataclass(frozen=True)
 class MuLanConfig:
@@ -23,6 +30,7 @@ class MuLanConfig:
     Attributes:
         muq: the audio tower's encoder.
         roberta: the text tower's.
+        text_model: which encoder that is: one of `TEXT_MODELS`. A small one has a tokenizer of its own.
         audio_layer: which hidden state of the MuQ is projected; negative ones count from the end.
         audio_transformer, text_transformer: what follows each encoder; their widths are the towers'. The text
             tower has no projection before it, so its width is the XLM-RoBERTa's.
@@ -33,6 +41,7 @@ class MuLanConfig:
 
     muq: MuQConfig = dataclasses.field(default_factory=MuQConfig)
     roberta: RobertaConfig = dataclasses.field(default_factory=RobertaConfig)
+    text_model: str = XLM_ROBERTA
     audio_layer: int = -1
     audio_transformer: TransformerConfig = dataclasses.field(
         default_factory=lambda: TransformerConfig(num_layers=0)
@@ -46,6 +55,8 @@ class MuLanConfig:
         for name in ("latent_size", "clip_seconds"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, found {getattr(self, name)}")
+        if self.text_model not in TEXT_MODELS:
+            raise UserError(f"text_model is {self.text_model!r}; expected one of {', '.join(TEXT_MODELS)}")
         layers = self.muq.conformer.num_layers
         if not -layers - 1 <= self.audio_layer <= layers:
             raise UserError(f"audio_layer is {self.audio_layer}; the MuQ's layers are numbered 0 to {layers}")
@@ -96,7 +107,7 @@ class TextTower(nn.Module):
             ids: int [B, T], `config.roberta.pad_id` past a text's own end.
             over_padding: attend to padding above the XLM-RoBERTa and average over it, as upstream; a text's
                 vector then depends on how long the batch is.
-            train: dropout above the XLM-RoBERTa, which never trains.
+            train: dropout above the XLM-RoBERTa, which has none.
         """
         config = self.config
         x = Roberta(config.roberta, self.dtype, name="roberta")(ids)

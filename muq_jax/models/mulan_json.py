@@ -6,10 +6,10 @@ from typing import Any
 from muq_jax import __version__
 from muq_jax.errors import UserError
 from muq_jax.models import fields
-from muq_jax.models.mulan import MuLanConfig
+from muq_jax.models.mulan import SMALL, XLM_ROBERTA, MuLanConfig
 
-# The encoders that upstream's files name, whose sizes are MuLanConfig's defaults.
-_MUQ, _ROBERTA = "OpenMuQ/MuQ-large-msd-iter", "xlm-roberta-base"
+# The encoder that upstream's files name, whose sizes are MuLanConfig's defaults, as are XLM-RoBERTa's.
+_MUQ = "OpenMuQ/MuQ-large-msd-iter"
 
 # Upstream's names of a transformer's sizes, and ours.
 _TRANSFORMER = {
@@ -70,7 +70,7 @@ def _upstream_keys(config: MuLanConfig) -> dict[str, Any]:
             "model_dim": config.muq.conformer.width,
             "use_layer_idx": config.audio_layer,
         },
-        "text_model": {"name": _ROBERTA, "model_dim": None, "use_layer_idx": -1},
+        "text_model": {"name": config.text_model, "model_dim": None, "use_layer_idx": -1},
         "audio_transformer": transformer("audio_transformer"),
         "text_transformer": transformer("text_transformer") | {"max_seq_len": 1024},
     }
@@ -90,9 +90,14 @@ def _read_upstream_keys(data: dict[str, Any]) -> dict[str, Any]:
             for theirs, ours in _TRANSFORMER.items()
         }
 
-    for key, known in (("audio_model.name", "muq"), ("text_model.name", "xlm-roberta-base")):
-        if known not in value(key, str).lower():
-            raise UserError(f"config.json: {key} is {value(key, str)!r}; only {known!r} is supported")
+    if "muq" not in (name := value("audio_model.name", str)).lower():
+        raise UserError(f"config.json: audio_model.name is {name!r}; only 'muq' is supported")
+    text_model = value("text_model.name", str)
+    if text_model != SMALL and XLM_ROBERTA not in text_model.lower():
+        raise UserError(
+            f"config.json: text_model.name is {text_model!r}; only {XLM_ROBERTA!r} and {SMALL!r} are "
+            "supported"
+        )
     for loss in ("hierarchical_contrastive_loss", "sigmoid_contrastive_loss"):
         if value(f"mulan.{loss}", bool, False):
             raise UserError(f"config.json: mulan.{loss} is true, which is not supported")
@@ -105,6 +110,7 @@ def _read_upstream_keys(data: dict[str, Any]) -> dict[str, Any]:
             "not supported"
         )
     return {
+        "text_model": SMALL if text_model == SMALL else XLM_ROBERTA,
         "audio_layer": value("audio_model.use_layer_idx", int, -1),
         "audio_transformer": transformer("audio_transformer"),
         "text_transformer": transformer("text_transformer"),
