@@ -178,21 +178,3 @@ def gather_hosts(numbers: np.ndarray) -> np.ndarray:
         return numbers[None]
     with jax.transfer_guard("allow"):
         return np.asarray(multihost_utils.process_allgather(numbers))
-
-
-def split_rows(batch: Mapping[str, jax.Array], num_parts: int) -> dict[str, jax.Array]:
-    """Returns a batch's rows [B, ...] as [num_parts, B / num_parts, ...].
-
-    Part i holds rows i, i + num_parts and so on: every `num_parts`-th row leaves each device its own rows,
-    where contiguous parts would move the batch between them.
-
-    Raises:
-        ValueError: the rows do not divide evenly.
-    """
-
-    def split(rows: jax.Array) -> jax.Array:
-        if rows.shape[0] % num_parts:
-            raise ValueError(f"{rows.shape[0]} rows do not divide into {num_parts} parts")
-        return rows.reshape(rows.shape[0] // num_parts, num_parts, *rows.shape[1:]).swapaxes(0, 1)
-
-    return {name: split(rows) for name, rows in batch.items()}

@@ -11,6 +11,7 @@ Batch = Mapping[str, jax.Array]
 """`wave` float32 [B, S]; `num_samples` int32 [B], 0 in a padding row; `row` int32 [B], global.
 
 With stored codes also `codes` int32 [B, T, Q], those of the whole tokens of S; -1 where there is no audio.
+With texts also `ids` int32 [B, N], a text's token ids with padding after them.
 """
 
 
@@ -23,6 +24,8 @@ class LossOutput(NamedTuple):
         model_state: the collections that no gradient trains, after this batch; unchanged when not training.
         metrics: named means.
         updates: what `Objective.replace` writes into the parameters, or None.
+        rows: when not training, named values for every row of the batch [B, ...], from which something is
+            made of a whole evaluation that no mean is; or None.
     """
 
     loss: jax.Array
@@ -30,6 +33,7 @@ class LossOutput(NamedTuple):
     model_state: dict[str, Any]
     metrics: dict[str, Mean]
     updates: Any = None
+    rows: dict[str, jax.Array] | None = None
 
 
 class Objective(Protocol):
@@ -57,3 +61,21 @@ class Objective(Protocol):
     def replace(self, params: dict[str, Any], updates: Any) -> dict[str, Any]:
         """Returns `params` with `updates` written in; called before the optimiser's update is added."""
         ...
+
+
+def split_rows(batch: Batch, num_parts: int) -> dict[str, jax.Array]:
+    """Returns a batch's rows [B, ...] as [num_parts, B / num_parts, ...].
+
+    Part i holds rows i, i + num_parts and so on: every `num_parts`-th row leaves each device its own rows,
+    where contiguous parts would move the batch between them.
+
+    Raises:
+        ValueError: the rows do not divide evenly.
+    """
+
+    def split(rows: jax.Array) -> jax.Array:
+        if rows.shape[0] % num_parts:
+            raise ValueError(f"{rows.shape[0]} rows do not divide into {num_parts} parts")
+        return rows.reshape(rows.shape[0] // num_parts, num_parts, *rows.shape[1:]).swapaxes(0, 1)
+
+    return {name: split(rows) for name, rows in batch.items()}

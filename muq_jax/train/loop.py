@@ -78,7 +78,8 @@ class Task:
         flops_per_step: analytic count of the model's arithmetic in one step, for the FLOP/s metric.
         levels: constants written beside the metrics, such as the loss of chance.
         meta: saved with every checkpoint: what describes the model.
-        given: collections of the model state that a run begins with, such as those of a trained teacher.
+        given: what a run begins with, such as a trained teacher; of `init_state`.
+        summarize: makes metrics of the rows of all validation batches, where the objective gives rows.
     """
 
     objective: Objective
@@ -89,6 +90,7 @@ class Task:
     levels: Mapping[str, float] = dataclasses.field(default_factory=dict)
     meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     given: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    summarize: Callable[[Mapping[str, np.ndarray]], dict[str, Mean]] | None = None
 
 
 def run(
@@ -225,6 +227,7 @@ def _make_evaluate(
 
     def evaluate(state: TrainState, progress: Callable[[], None]) -> dict[str, Mean]:
         sums: dict[str, Mean] = {}
+        rows: dict[str, list[np.ndarray]] = {}
         with closing(valid_batches()) as batches:
             for index, batch in enumerate(batches):
                 progress()
@@ -233,8 +236,11 @@ def _make_evaluate(
                     **batch,
                     "row": batch["row"] + np.int32(index * len(batch["row"]) * jax.process_count()),
                 }
-                metrics = jax.device_get(eval_step(state, parallel.put_batch(batch, mesh), key))
+                metrics, found = jax.device_get(eval_step(state, parallel.put_batch(batch, mesh), key))
                 sums = jax.tree.map(operator.add, sums, metrics) if sums else metrics
-        return sums
+                for name, values in found.items():
+                    rows.setdefault(name, []).append(values)
+        joined = {name: np.concatenate(parts) for name, parts in rows.items()}
+        return sums if task.summarize is None else sums | task.summarize(joined)
 
     return evaluate

@@ -1,6 +1,8 @@
 """The training state: arrays only, created where they are to live."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
+from operator import getitem
 from typing import Any
 
 import flax.struct
@@ -80,10 +82,25 @@ def init_state(
 
     Args:
         objective, optimizer, mesh, key: what is trained, where, and what it is drawn from.
-        given: collections of the model state that are not drawn but have these values.
+        given: by path, what is not drawn but has these values: collections of the model state, such as
+            "teacher", or parts of them or of the parameters, such as "params/audio/muq".
+
+    Raises:
+        ValueError: it is of another make than what would be drawn there.
     """
     shardings = jax.tree.map(lambda a: a.sharding, abstract_state(objective, optimizer, mesh))
     state = jax.jit(_make_init(objective, optimizer), out_shardings=shardings)(key)
     # Placed afterwards: inside of the jitted function a teacher would be a constant of the program.
-    placed = {name: parallel.place(tree, shardings.model_state[name]) for name, tree in (given or {}).items()}
-    return state.replace(model_state={**state.model_state, **placed})
+    trees = {**state.model_state, "params": state.params}
+    places = {**shardings.model_state, "params": shardings.params}
+    for path, tree in (given or {}).items():
+        names = path.split("/")
+        placed = parallel.place(tree, reduce(getitem, names, places))
+        trees = _replaced(trees, names, placed)
+    params = trees.pop("params")
+    return state.replace(params=params, model_state=trees)
+
+
+def _replaced(tree: Mapping[str, Any], names: Sequence[str], part: Any) -> dict[str, Any]:
+    name, *rest = names
+    return {**tree, name: _replaced(tree[name], rest, part) if rest else part}

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from muq_jax import parallel
 from muq_jax.objectives.metric import Mean
-from muq_jax.objectives.objective import Batch, LossOutput, Objective
+from muq_jax.objectives.objective import Batch, LossOutput, Objective, split_rows
 from muq_jax.train.optim import OptimConfig, make_optimizer, without_gradient
 from muq_jax.train.state import TrainState
 
@@ -128,12 +128,17 @@ def pmap_train_step(
     return jax.pmap(step, "devices", in_axes=(0, 0, None), donate_argnums=0, devices=devices)
 
 
-def make_eval_step(objective: Objective) -> Callable[[TrainState, Batch, jax.Array], dict[str, Mean]]:
-    """Returns `eval_step(state, batch, key)`: a batch's metrics, "loss" among them."""
+def make_eval_step(
+    objective: Objective,
+) -> Callable[[TrainState, Batch, jax.Array], tuple[dict[str, Mean], dict[str, jax.Array]]]:
+    """Returns `eval_step(state, batch, key)`: a batch's metrics, "loss" among them, and its rows."""
 
-    def eval_step(state: TrainState, batch: Batch, key: jax.Array) -> dict[str, Mean]:
+    def eval_step(
+        state: TrainState, batch: Batch, key: jax.Array
+    ) -> tuple[dict[str, Mean], dict[str, jax.Array]]:
         output = objective.loss(state.params, state.model_state, batch, key, train=False)
-        return {"loss": Mean(output.loss * output.weight, output.weight)} | output.metrics
+        loss = Mean(output.loss * output.weight, output.weight)
+        return {"loss": loss} | output.metrics, output.rows or {}
 
     return eval_step
 
@@ -161,7 +166,7 @@ def _loss_and_grads(
         sums = jax.tree.map(operator.add, (grads, loss, weight, metrics), sums)
         return (output.model_state, *sums), output.updates
 
-    micros = parallel.split_rows(batch, accumulate)
+    micros = split_rows(batch, accumulate)
     first = jax.tree.map(lambda rows: rows[0], micros)
     shapes = jax.eval_shape(scaled_loss, state.params, state.model_state, first)[1]
     zeros = jax.tree.map(

@@ -35,7 +35,7 @@ class Regression:
         new_state = {"batches": model_state["batches"] + 1} if train else model_state
         metrics = {"absolute": Mean((weight * jnp.abs(error)).sum(), total)}
         updates = {"offset": jnp.float32(100)} if self.replaces and train else None
-        return LossOutput(loss, total, new_state, metrics, updates)
+        return LossOutput(loss, total, new_state, metrics, updates, None if train else {"error": error})
 
     def replace(self, params, updates):
         return {**params, "offset": updates["offset"]} if updates else params

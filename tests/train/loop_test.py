@@ -13,6 +13,7 @@ import pytest
 from muq_jax import parallel
 from muq_jax.checkpoint import newest_step
 from muq_jax.errors import UserError
+from muq_jax.objectives.metric import Mean
 from muq_jax.train import loop, watchdog
 from muq_jax.train.metrics import read_rows
 from muq_jax.train.optim import OptimConfig
@@ -69,6 +70,7 @@ def start(regression, batches_from):
             valid_batches=functools.partial(Valid, 0),
             flops_per_step=1e6,
             meta={"model": "regression"},
+            summarize=worst_error,
         )
         devices = jax.devices()[: mesh[0] * mesh[1]]
         return loop.run(
@@ -89,6 +91,11 @@ def whole(start, tmp_path_factory):
     state, status = start(workdir, broken_steps=BROKEN)
     assert status == "done"
     return state, workdir
+
+
+def worst_error(rows):
+    """Returns what takes all rows of an evaluation at once."""
+    return {"worst": Mean(np.abs(rows["error"]).max(), 1.0), "count": Mean(len(rows["error"]), 1.0)}
 
 
 def assert_equal_trees(a, b):
@@ -121,6 +128,11 @@ def test_rows_cover_every_step_once(whole):
     assert trained[-1]["learning_rate"] == pytest.approx(0.05 * 3 / 25)
     assert trained[-1]["loss"] < trained[0]["loss"]
     assert newest_step(workdir) == 30
+
+
+def test_rows_of_a_whole_evaluation_become_one_number(whole):
+    valid = [row for row in read_rows(whole[1] / "metrics.jsonl") if row["split"] == "valid"]
+    assert all(row["count"] == 2 * 16 and row["worst"] > row["absolute"] for row in valid)
 
 
 def test_every_row_says_how_each_host_fares(whole):

@@ -32,6 +32,29 @@ def test_given_collections_are_placed_as_the_drawn_ones(data, fsdp):
     assert kernel.addressable_shards[0].data.size * fsdp == kernel.size
 
 
+def test_a_part_of_the_parameters_is_given():
+    mesh, optimizer = parallel.make_mesh(2, 4), optax.adam(1e-3)
+
+    class Nested(Taught):
+        def init(self, key):
+            params, model_state = super().init(key)
+            return {"tower": {"encoder": params, "head": params["w"] + 1}}, model_state
+
+    drawn = init_state(Nested(), optimizer, mesh, jax.random.key(0))
+    encoder = {"w": np.arange(2048, dtype=np.float32)}
+    bias = np.ones(2048, np.float32)
+    given = {"params/tower/encoder": encoder, "teacher/bias": bias}
+    state = init_state(Nested(), optimizer, mesh, jax.random.key(0), given)
+    np.testing.assert_array_equal(state.params["tower"]["encoder"]["w"], encoder["w"])
+    np.testing.assert_array_equal(state.model_state["teacher"]["bias"], bias)
+    for rest in (
+        lambda state: state.params["tower"]["head"],
+        lambda state: state.model_state["teacher"]["kernel"],
+        lambda state: state.opt_state,
+    ):
+        jax.tree.map(np.testing.assert_array_equal, rest(state), rest(drawn))
+
+
 def test_a_given_collection_of_another_make_is_no_accident():
     with pytest.raises(ValueError):
         init_state(

@@ -162,10 +162,11 @@ def test_eval_step_changes_nothing_and_is_the_loss(regression, batch_of):
     with jax.set_mesh(mesh):
         state = init_state(objective, optimizer, mesh, jax.random.key(0))
         batch = parallel.put_batch(batch_of(0), mesh)
-        metrics = jax.jit(make_eval_step(objective))(state, batch, jax.random.key(5))
+        metrics, rows = jax.jit(make_eval_step(objective))(state, batch, jax.random.key(5))
     expected = objective.loss(state.params, state.model_state, batch, jax.random.key(5), train=False)
     np.testing.assert_allclose(metrics["loss"].value, expected.loss, rtol=1e-6)
     np.testing.assert_allclose(metrics["absolute"].value, expected.metrics["absolute"].value, rtol=1e-6)
+    np.testing.assert_allclose(rows["error"], expected.rows["error"], rtol=1e-6)
 
 
 def test_abstract_state_is_the_state(regression):
