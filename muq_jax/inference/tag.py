@@ -7,7 +7,7 @@ standard deviations: 0 is as good as any prompt, 2 is clearly better. The simila
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,7 +53,7 @@ class Tagger:
     def __init__(
         self,
         mulan: MuQMuLan,
-        labels: Sequence[str] = MAGNATAGATUNE,
+        labels: Sequence[str] | Mapping[str, Sequence[str]] = MAGNATAGATUNE,
         templates: Sequence[str] = TEMPLATES,
         background: Sequence[str] = BACKGROUND,
     ) -> None:
@@ -61,18 +61,25 @@ class Tagger:
 
         Args:
             mulan: with a tokenizer.
-            labels: words or sentences.
+            labels: words or sentences; or names, each with its own prompts, which no template changes.
             templates: sentences with `{}` where the label goes.
             background: at least two prompts for the scale of the scores.
 
         Raises:
-            UserError: no labels, no tokenizer, or a template without `{}`.
+            UserError: no labels, one without prompts, no tokenizer, or a template without `{}`.
         """
         if not labels:
             raise UserError("there are no labels; expected at least one.")
         self.labels = tuple(labels)
-        read = mulan.extract_text_latents([text for label in labels for text in prompts(label, templates)])
-        mean = read.reshape(len(labels), len(templates), -1).mean(axis=1)
+        own = (
+            labels if isinstance(labels, Mapping) else {label: prompts(label, templates) for label in labels}
+        )
+        texts = [own[label] for label in labels]
+        if silent := [label for label in labels if not own[label]]:
+            raise UserError(f"the label {silent[0]!r} has no prompt; expected at least one.")
+        read = mulan.extract_text_latents([text for found in texts for text in found])
+        parts = np.split(read, np.cumsum([len(found) for found in texts])[:-1])
+        mean = np.stack([part.mean(axis=0) for part in parts])
         self._vectors = mean / np.linalg.norm(mean, axis=1, keepdims=True)
         self._background = mulan.extract_text_latents(background)
         if np.ptp(self._background, axis=0).max() < _ONE_VECTOR:

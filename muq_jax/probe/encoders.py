@@ -86,11 +86,11 @@ class MuLanEncoder:
     frame_rate_hz: float | None = None
 
     def __init__(self, mulan: MuQMuLan, name: str) -> None:
-        self._mulan, self.name, self.weights_sha256 = mulan, name, params_sha256(mulan)
+        self.mulan, self.name, self.weights_sha256 = mulan, name, params_sha256(mulan)
         self.digest = _digest_of(self.weights_sha256, mulan)
 
     def pooled(self, waves: np.ndarray, num_samples: np.ndarray) -> np.ndarray:
-        return self._mulan(wavs=waves, num_samples=num_samples, sampling_rate=SAMPLE_RATE_HZ)[:, None]
+        return self.mulan(wavs=waves, num_samples=num_samples, sampling_rate=SAMPLE_RATE_HZ)[:, None]
 
     def frames(self, waves: np.ndarray, num_samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         raise UserError(f"{self.name}: a MuQ-MuLan gives one vector a clip; this task needs one a frame.")

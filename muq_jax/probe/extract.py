@@ -109,7 +109,7 @@ def features_of(
     space = Space(encoder.name, encoder.digest, *dataclasses.astuple(cut))
     store = MemoryStore() if cache is None else FeatureCache(cache / space.folder_name, space)
     failures: dict[str, str] = {}
-    keys = [_key(item, failures) for item in items]
+    keys = [sound_key(item, failures) for item in items]
     todo: dict[str, Item] = {}
     for key, item in zip(keys, items, strict=True):
         if key is not None and not store.has(key, frames=frames):
@@ -170,6 +170,31 @@ def long_enough(seconds: np.ndarray) -> np.ndarray:
     """Returns which windows of a clip a pooled task uses, bool [W]: a remainder only where it is all."""
     keep = seconds >= _REMAINDER_SECONDS
     return keep if keep.any() else np.ones(len(seconds), bool)
+
+
+def sound_key(item: Item, failures: dict[str, str]) -> str | None:
+    """Returns a name of an item's sound, whatever its dataset calls it.
+
+    None, and the reason in `failures` by the item's id, where there is none.
+    """
+    if callable(item.audio):
+        if item.audio not in _SOUNDS:
+            try:
+                wave = np.ascontiguousarray(item.audio(), np.float32)
+            except (UserError, OSError) as error:
+                failures[item.id] = str(error)
+                return None
+            _SOUNDS[item.audio] = hashlib.sha256(wave.tobytes()).hexdigest()
+        sound = _SOUNDS[item.audio]
+    elif not item.audio.is_file():
+        failures[item.id] = f"{item.audio}: no such file"
+        return None
+    else:
+        # The fingerprint sees parts of a file, so its name and folder help to tell silent ones apart.
+        sound = f"{fingerprint(item.audio)} {'/'.join(item.audio.parts[-2:])}"
+    content = f"{sound} {item.start_seconds!r} {item.end_seconds!r}"
+    # Names of files need not be in UTF-8.
+    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:24]
 
 
 def _hear(
@@ -254,28 +279,6 @@ def _whole(frames: np.ndarray, cut: Cut, encoder: Encoder) -> np.ndarray:
     wanted = round(cut.window_seconds * encoder.frame_rate_hz)
     short = wanted - frames.shape[1]
     return np.pad(frames, ((0, 0), (0, short), (0, 0)), mode="edge") if short > 0 else frames[:, :wanted]
-
-
-def _key(item: Item, failures: dict[str, str]) -> str | None:
-    """Names an item's sound, whatever its dataset calls it; None, with the reason, where there is none."""
-    if callable(item.audio):
-        if item.audio not in _SOUNDS:
-            try:
-                wave = np.ascontiguousarray(item.audio(), np.float32)
-            except (UserError, OSError) as error:
-                failures[item.id] = str(error)
-                return None
-            _SOUNDS[item.audio] = hashlib.sha256(wave.tobytes()).hexdigest()
-        sound = _SOUNDS[item.audio]
-    elif not item.audio.is_file():
-        failures[item.id] = f"{item.audio}: no such file"
-        return None
-    else:
-        # The fingerprint sees parts of a file, so its name and folder help to tell silent ones apart.
-        sound = f"{fingerprint(item.audio)} {'/'.join(item.audio.parts[-2:])}"
-    content = f"{sound} {item.start_seconds!r} {item.end_seconds!r}"
-    # Names of files need not be in UTF-8.
-    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:24]
 
 
 def _check_alike(items: Sequence[Item], ready: Sequence[Pooled], name: str) -> None:

@@ -1,4 +1,4 @@
-"""Scores that papers have published under MARBLE's two protocols, for a look beside one's own."""
+"""Scores that papers have published under MARBLE's two protocols and zero-shot, beside one's own."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,8 +22,10 @@ class Published:
 
     Attributes:
         model: as the source names it.
-        protocol: "v1" or "v2"; the two differ in split, head and training, so their scores do not mix.
-        source: paper, of whose MARBLE table this is a row (MERT-v2's is in its model card).
+        protocol: "v1" or "v2", which differ in split, head and training, or "zero_shot", where nothing is
+            learned; their scores do not mix.
+        source: paper, of whose MARBLE table this is a row (MERT-v2's is in its model card), or its table of
+            zero-shot tagging.
         verified: whether the row was read off its source; otherwise it was written down from memory.
         scores: by task and metric.
         average: as printed, over all of the row's scores.
@@ -81,6 +83,7 @@ _V2_PLACES = _MERT_PLACES[:7]
 
 _MUQ = "MuQ, arXiv 2501.01108"
 _MERT = "MERT, arXiv 2306.00107"
+_ZERO_SHOT = "MuQ (arXiv 2501.01108) table 5"
 _V2_CARD = "MERT-v2, arXiv 2609.33757, and PupuJEPA, arXiv 2606.25713"
 _PUPU = "PupuJEPA, arXiv 2606.25713"
 _MERT_V2 = "MERT-v2, arXiv 2609.33757"
@@ -132,6 +135,11 @@ def _of_v2(
 ) -> Published:
     places = (*_V2_PLACES, *(_JAMENDO_PLACES if jamendo else ()), _CHORDS)
     return Published(model, "v2", source, True, _scores(places, (*percents, *jamendo, chords)))
+
+
+def _of_zero_shot(model: str, roc_auc: float, average_precision: float | None, note: str = "") -> Published:
+    scores = _scores(_MERT_PLACES[:2], (roc_auc, average_precision))
+    return Published(model, "zero_shot", _ZERO_SHOT, True, scores, note=note)
 
 
 PUBLISHED: tuple[Published, ...] = (
@@ -221,6 +229,12 @@ PUBLISHED: tuple[Published, ...] = (
         jamendo=(80.27, 23.51, 78.74, 15.74, 87.98, 20.66, 84.13, 31.62),
         chords=77.79,
     ),
+    _of_zero_shot("LAION-CLAP", 73.9, 25.0),
+    _of_zero_shot("Microsoft CLAP 2023", 75.9, 28.9),
+    _of_zero_shot("MuLan", 78.2, None, "its score is that of its own paper, arXiv 2208.12415."),
+    _of_zero_shot("MERT-MuLan", 75.5, 24.6),
+    _of_zero_shot("MusicFM-MuLan", 76.2, 27.1),
+    _of_zero_shot("MuQ-MuLan", 79.3, 29.3),
 )
 
 

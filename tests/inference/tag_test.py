@@ -46,6 +46,18 @@ def test_scores_are_deviations_from_the_background(mulan):
         np.testing.assert_allclose(scores[:, n], (expected - usual.mean(0)) / usual.std(0), rtol=1e-3)
 
 
+def test_labels_may_have_prompts_of_their_own(mulan):
+    latents = np.random.default_rng(2).standard_normal((3, mulan.config.latent_size)).astype(np.float32)
+    own = {"calm": ["a calm piece", "quiet"], "strings": ["a string quartet, calm and warm"]}
+    tagger = Tagger(mulan, own)
+    mean = mulan(texts=own["calm"]).mean(axis=0)
+    expected = np.stack([mean / np.linalg.norm(mean), mulan(texts=own["strings"])[0]])
+    assert tagger.labels == ("calm", "strings")
+    np.testing.assert_allclose(tagger(latents)[1], latents @ expected.T, atol=1e-5)
+    with pytest.raises(UserError, match="the label 'strings' has no prompt"):
+        Tagger(mulan, {**own, "strings": []})
+
+
 def test_the_scores_of_the_background_have_no_mean_and_unit_deviation(mulan):
     latents = np.random.default_rng(1).standard_normal((2, mulan.config.latent_size)).astype(np.float32)
     scores, _ = Tagger(mulan, BACKGROUND, ["{}"])(latents)

@@ -23,7 +23,7 @@ def test_the_averages_of_muq_s_table_are_those_it_prints(model, printed):
 
 def test_values_are_shares_and_places_are_known():
     for found in PUBLISHED:
-        assert found.protocol in ("v1", "v2") and "arXiv" in found.source and found.scores
+        assert found.protocol in ("v1", "v2", "zero_shot") and "arXiv" in found.source and found.scores
         for place, score in found.scores.items():
             assert place in PLACES
             assert 0.1 < score.value < 1 and (score.spread is None or 0 < score.spread < 0.01)
@@ -62,12 +62,24 @@ def test_rows_from_memory_are_marked_and_no_model_is_twice_in_a_source():
 
 def test_protocols_do_not_mix():
     v1, v2 = (published_rows(protocol, PLACES) for protocol in ("v1", "v2"))
-    assert len(v1) + len(v2) == len(PUBLISHED) and {r.protocol for r in v1} == {"v1"}
+    zero_shot = published_rows("zero_shot", PLACES)
+    assert len(v1) + len(v2) + len(zero_shot) == len(PUBLISHED) and {r.protocol for r in v1} == {"v1"}
     assert published_rows("v2", [("nsynth_pitch", "accuracy")]) == []
     assert published_rows("ridge", PLACES) == []
     assert [r.model for r in published_rows("v1", [("harmonix_structure", "frame_accuracy")])] == [
         *("MERT", "MusicFM", "MuQ_m4a", "MuQ", "MuQ_iter")
     ]
+
+
+def test_zero_shot_tagging():
+    rows = {r.model: r.scores for r in published_rows("zero_shot", PLACES)}
+    assert len(rows) == 6 and {task for scores in rows.values() for task, _ in scores} == {"magnatagatune"}
+    muq = {metric: score.value for (_, metric), score in rows["MuQ-MuLan"].items()}
+    assert muq == {"roc_auc": 0.793, "average_precision": 0.293}
+    assert all(
+        muq[metric] >= score.value for scores in rows.values() for (_, metric), score in scores.items()
+    )
+    assert ("magnatagatune", "average_precision") not in rows["MuLan"]
 
 
 def test_metrics_of_a_task():

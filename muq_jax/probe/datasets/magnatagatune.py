@@ -4,10 +4,12 @@
     FOLDER/0/*.mp3 to FOLDER/f/*.mp3       mp3.zip.001 to .003, put together and unpacked; or in FOLDER/mp3
 
 Folders 0 to b are train, c is validation, d to f are test, and clips without any of the tags are kept, as in
-MARBLE v1 (its `benchmark/tasks/MTT/preprocess.py`). That is not the cleaned split with 4,332 test clips that
-many other papers use. The table has 25,863 clips; three MP3s, in folders 6, 8 and 9, are empty, which leaves
-18,706, 1,825 and 5,329. The tags are those of MARBLE v2, which are those of two other lists
-(jongpillee/music_dataset_split, keunwoochoi/magnatagatune-list), so that a part of the data has the same.
+MARBLE v1 (its `benchmark/tasks/MTT/preprocess.py`). The table has 25,863 clips; three MP3s, in folders 6, 8
+and 9, are empty, which leaves 18,706, 1,825 and 5,329. Many other papers take the cleaned split, without the
+clips that have none of the tags: its test list (minzwon/sota-music-tagging-models at c5c726c, `split/mtat`)
+names 4,332 clips, those of folders d to f with a tag, one for one. The tags are those of MARBLE v2, which are
+those of two other lists (jongpillee/music_dataset_split, keunwoochoi/magnatagatune-list), so that a part of
+the data has the same.
 
 A song's clips are all in one folder, but 45 artists of train are in test, too (counted in the clips that the
 cleaned split names): the group is the song.
@@ -37,6 +39,8 @@ TAGS = (
     "woman",
 )
 COUNTS = (18_706, 1_825, 5_329)
+NUM_TEST_CLEANED = 4_332
+"""Test clips of the cleaned split, which leaves out those without any of the tags."""
 SOURCE = (
     "MagnaTagATune (about 3 GB): take annotations_final.csv and mp3.zip.001, mp3.zip.002 and mp3.zip.003 of "
     "mirg.city.ac.uk/codeapps/the-magnatagatune-dataset, put the three together (cat mp3.zip.* > mp3.zip), "
