@@ -23,7 +23,7 @@ def mulan_table(config: MuLanConfig) -> Table:
         *linear("mulan.audio.proj", "audio/proj"),
         *_transformer("mulan.audio.transformer", "audio/transformer", config.audio_transformer.num_layers),
         *linear("mulan.audio_to_latents", "audio/to_latents"),
-        *_roberta("mulan.text.model", "text/roberta", config.roberta.num_layers),
+        *roberta_rules("mulan.text.model.", "text/roberta/", config.roberta.num_layers),
         *_transformer("mulan.text.transformer", "text/transformer", config.text_transformer.num_layers),
         *linear("mulan.text_to_latents", "text/to_latents"),
         Rule("mulan.contrast.temperatures", "params/log_temperature", "111->"),
@@ -83,19 +83,20 @@ def _below_muq(path: str) -> str:
     return path if collection == "rvq" else f"{collection}/audio/muq/{rest}"
 
 
-def _roberta(there: str, here: str, layers: int) -> list[Rule]:
-    embeddings = f"{there}.embeddings"
+def roberta_rules(there: str, here: str, layers: int) -> list[Rule]:
+    """The rules of an XLM-RoBERTa of so many layers, whose names begin as given; its pooler is not used."""
+    embeddings = f"{there}embeddings"
     found = [
-        Rule(f"{embeddings}.word_embeddings.weight", f"params/{here}/words"),
-        Rule(f"{embeddings}.position_embeddings.weight", f"params/{here}/positions"),
+        Rule(f"{embeddings}.word_embeddings.weight", f"params/{here}words"),
+        Rule(f"{embeddings}.position_embeddings.weight", f"params/{here}positions"),
         Rule(
             f"{embeddings}.token_type_embeddings.weight",
-            f"params/{here}/token_type",
+            f"params/{here}token_type",
             zero_because="XLM-RoBERTa knows one type of token",
         ),
-        *norm(f"{embeddings}.LayerNorm", f"{here}/norm"),
+        *norm(f"{embeddings}.LayerNorm", f"{here}norm"),
     ]
-    layer, ours = f"{there}.encoder.layer.{{n}}", f"{here}/layers"
+    layer, ours = f"{there}encoder.layer.{{n}}", f"{here}layers"
     for name in ("query", "key", "value"):
         found += linear(f"{layer}.attention.self.{name}", f"{ours}/{name}", stack=layers)
     return [
