@@ -24,6 +24,7 @@ DESCRIBED = {
     "intermediate_size": 40,
     "max_position_embeddings": 20,
     "pad_token_id": 1,
+    "type_vocab_size": 1,
     "layer_norm_eps": 1e-6,
 }
 IDS = np.array([[0, 5, 149, 2, 1, 1], [0, 7, 8, 9, 10, 2]], np.int32)
