@@ -1,7 +1,7 @@
 """Contrastive losses over all pairs of the global batch, stable at any temperature.
 
 Under `jit` with a sharded batch the similarities of all pairs are formed across devices, and the gradient is
-the whole one. (MuQ-MuLan's own code gathers vectors by a function whose backward pass keeps a process's part.)
+the whole one. (MuQ-MuLan's own gathers vectors by a function whose backward pass keeps one process's part.)
 """
 
 from collections.abc import Callable

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.original import import_original
 from muq_jax import parallel
 from muq_jax.objectives.contrastive import LOSSES, encode_in_parts, pair_losses
 from muq_jax.objectives.objective import split_rows
@@ -221,6 +222,8 @@ def test_parts_of_7680_pairs_take_a_part_of_the_memory():
 def test_the_original_gives_the_same_loss_and_gradients(decoupled, size, tmp_path):
     """Its loss gathers over processes, which takes a group of one here."""
     import torch
+
+    import_original()
     from muq.muq_mulan.modules.contrastive import RankSoftmaxContrastiveLearning
 
     if not torch.distributed.is_initialized():
@@ -246,6 +249,8 @@ def test_the_original_gives_the_same_loss_and_gradients(decoupled, size, tmp_pat
 @pytest.mark.torch
 def test_the_original_gives_the_same_sigmoid_loss():
     import torch
+
+    import_original()
     from muq.muq_mulan.modules.contrastive import SigmoidContrastiveLearning
 
     rng = np.random.default_rng(9)
