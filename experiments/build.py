@@ -9,18 +9,27 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
+from muq_jax.data.texts import TextReader
 
+from experiments.clips import crop_samples, train_source, valid_source
 from experiments.configs.muq_iter import LABELS
+from experiments.towers import (
+    LR_FIELDS,
+    LrFactors,
+    Towers,
+    given_towers,
+    lr_factors,
+    mulan_config,
+    text_reader,
+)
 from muq_jax import parallel
-from muq_jax.audio.decode import SAMPLE_RATE_HZ
 from muq_jax.audio.mel import MelConfig
 from muq_jax.convert import mel_rvq as mel_rvq_names
+from muq_jax.convert import mulan as mulan_names
 from muq_jax.convert import muq as muq_names
 from muq_jax.convert import rules
 from muq_jax.data.labels import LabelledSource
 from muq_jax.data.pipeline import make_batches, make_eval_batches
-from muq_jax.data.sources import Source, make_source
-from muq_jax.data.splits import split_names
 from muq_jax.data.statistics import load_statistics, mel_statistics
 from muq_jax.data.transforms import Augment
 from muq_jax.errors import UserError
@@ -29,9 +38,12 @@ from muq_jax.inference.pretrained import DTYPES, MuQ
 from muq_jax.models.config import MelRVQConfig, MuQConfig
 from muq_jax.models.config_json import mel_rvq_to_json, to_upstream_json
 from muq_jax.models.hidden_rvq import HiddenRVQ, HiddenRVQConfig, hidden_rvq_to_json
+from muq_jax.models.mulan_json import mulan_to_json
 from muq_jax.models.muq import MuQModel
 from muq_jax.nn.conformer import ConformerConfig
 from muq_jax.objectives.masked_prediction import MaskedPrediction
+from muq_jax.objectives.metric import Mean
+from muq_jax.objectives.music_text import MusicText, summarize
 from muq_jax.objectives.objective import Objective
 from muq_jax.objectives.rvq import HiddenRVQObjective, MelRVQObjective
 from muq_jax.objectives.targets import (
@@ -43,8 +55,10 @@ from muq_jax.objectives.targets import (
 )
 from muq_jax.quantize.random_projection import RandomProjectionConfig
 from muq_jax.quantize.rvq import RVQConfig
+from muq_jax.text.tokenizer import FILE as TOKENIZER
 from muq_jax.train.flops import (
     mel_rvq_training_flops,
+    mulan_training_flops,
     muq_forward_flops,
     muq_training_flops,
     rvq_training_flops,
@@ -54,12 +68,11 @@ from muq_jax.train.optim import OptimConfig
 from muq_jax.train.state import TrainState
 
 TARGETS = ("mel_rvq", "random_projection", "hidden_rvq")
-VALID_SPLITS = ("val", "valid", "validation")
 
 Tensors = dict[str, np.ndarray]
 
-Maker = MelRVQ | HiddenRVQ | MuQ | None
-"""What a run builds on: the tokenizer of its targets, or the teacher whose layer is quantised."""
+Maker = MelRVQ | HiddenRVQ | MuQ | Towers | None
+"""What a run builds on: the tokenizer of its targets, the teacher whose layer is quantised, or two towers."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,23 +81,31 @@ class Trainee:
 
     Attributes:
         objective: the model and its loss.
-        num_codes: V; what chance gets wrong.
+        levels: constants beside the metrics, such as the loss of chance.
         flops_per_clip: of a training step on one crop.
         model_config: the model's `config.json`, saved with every checkpoint.
         to_torch: from a training state to the tensors in use, under PyTorch's names; all hosts take part.
-        given: collections of the model state that are trained already.
+        given: what is trained already; of `train.state.init_state`.
         stored: makes the codes that are to be stored before training; None where they are made in the step.
         token_samples: crops start on multiples of it: a token's where codes are stored.
+        texts: reads the texts that belong to the clips; None where there are none.
+        lr_factors: of `OptimConfig`.
+        summarize: of `Task`.
+        beside: files of the work directory by name, such as a tokenizer.
     """
 
     objective: Objective
-    num_codes: int
+    levels: Mapping[str, float]
     flops_per_clip: float
     model_config: Mapping[str, Any]
     to_torch: Callable[[TrainState], Tensors]
     given: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     stored: HiddenRVQ | None = None
     token_samples: int = 1
+    texts: TextReader | None = None
+    lr_factors: LrFactors = ()
+    summarize: Callable[[Mapping[str, np.ndarray]], dict[str, Mean]] | None = None
+    beside: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
 
 
 def make_task(config: ConfigDict, trainee: Trainee, mesh: Mesh, labels: Path | None = None) -> Task:
@@ -94,6 +115,7 @@ def make_task(config: ConfigDict, trainee: Trainee, mesh: Mesh, labels: Path | N
         batch_size=data.batch_size,
         crop_samples=crop_samples(config),
         token_samples=trainee.token_samples,
+        texts=trainee.texts,
         rows=parallel.host_rows(mesh, data.batch_size),
         num_workers=data.num_workers,
         num_threads=data.num_threads,
@@ -105,32 +127,36 @@ def make_task(config: ConfigDict, trainee: Trainee, mesh: Mesh, labels: Path | N
         source = LabelledSource(source, labels / "train", **sizes)
         valid = valid and LabelledSource(valid, labels / "valid", **sizes)
     train = partial(make_batches, source, seed=config.seed, augment=augment, **reading)
-    masked = config.objective.name == "masked_prediction"
     return Task(
         objective=trainee.objective,
-        optim=optim_config(config),
+        optim=optim_config(config, trainee.lr_factors),
         train_batches=lambda start: train(start_step=start),
         valid_batches=None if valid is None else partial(make_eval_batches, valid, **reading),
         flops_per_step=trainee.flops_per_clip * data.batch_size,
-        levels={"chance": float(np.log(trainee.num_codes))} if masked else {},
+        levels=trainee.levels,
         meta={"model": dict(trainee.model_config)},
         given=trainee.given,
+        summarize=trainee.summarize,
     )
 
 
-def optim_config(config: ConfigDict) -> OptimConfig:
+def optim_config(config: ConfigDict, lr_factors: LrFactors = ()) -> OptimConfig:
     """Returns the optimizer's configuration; the schedule ends with the run."""
     fields = config.optim.to_dict()
     del fields["accumulate"]
     fields["frozen"] = tuple(fields["frozen"])
-    return OptimConfig(**fields, total_steps=config.train.num_steps)
+    for name in LR_FIELDS:
+        fields.pop(name, None)
+    return OptimConfig(**fields, total_steps=config.train.num_steps, lr_factors=lr_factors)
 
 
 def loop_config(config: ConfigDict) -> LoopConfig:
     """Returns the loop's configuration."""
     fields = config.train.to_dict()
     del fields["deterministic"]
-    return LoopConfig(**fields, accumulate=config.optim.accumulate, seed=config.seed)
+    # A contrastive loss is over all pairs of a step: its objective alone knows how to take them in parts.
+    accumulate = 1 if config.objective.name == "music_text" else config.optim.accumulate
+    return LoopConfig(**fields, accumulate=accumulate, seed=config.seed)
 
 
 def make_trainee(config: ConfigDict, maker: Maker) -> Trainee:
@@ -166,24 +192,6 @@ def _check_batches(config: ConfigDict) -> None:
             )
 
 
-def train_source(config: ConfigDict) -> Source:
-    """Returns the training split of `data.source`, or all of it where it has no splits."""
-    splits = split_names(config.data.source)
-    return make_source(
-        config.data.source, split="train" if splits else None, keep_channels=config.data.random_channel
-    )
-
-
-def valid_source(config: ConfigDict) -> Source | None:
-    """Returns the validation clips: of `data.valid_source`, else of `data.source`; None where it has none."""
-    spec = config.data.valid_source or config.data.source
-    splits = split_names(spec)
-    split = next((split for split in VALID_SPLITS if split in splits), None)
-    if split is None and not config.data.valid_source:
-        return None
-    return make_source(spec, split=split)
-
-
 def resolve_stat(config: ConfigDict) -> tuple[float, float]:
     """Returns the mel's mean and standard deviation: of the shards, else `model.stat`, else measured here."""
     given, stats = config.model.stat, load_statistics(config.data.source)
@@ -203,11 +211,6 @@ def _mel_config(config: ConfigDict) -> MelConfig:
     return MelConfig(**config.model.mel.to_dict(), mean=mean, std=std)
 
 
-def crop_samples(config: ConfigDict) -> int:
-    """Returns the length of a crop, as the data is read."""
-    return round(config.data.crop_seconds * SAMPLE_RATE_HZ)
-
-
 def mel_rvq_config(config: ConfigDict) -> MelRVQConfig:
     """Returns the model of a configuration of `mel_rvq.py`."""
     return MelRVQConfig(_mel_config(config), RVQConfig(**config.model.rvq.to_dict()), config.model.label_rate)
@@ -222,7 +225,7 @@ def _make_mel_rvq(config: ConfigDict, maker: Maker) -> Trainee:
 
     return Trainee(
         objective=MelRVQObjective(model),
-        num_codes=model.rvq.num_codes,
+        levels={},
         flops_per_clip=mel_rvq_training_flops(model, crop_samples(config)),
         model_config=mel_rvq_to_json(model),
         to_torch=to_torch,
@@ -250,7 +253,7 @@ def _make_hidden_rvq(config: ConfigDict, maker: Maker) -> Trainee:
 
     return Trainee(
         objective=HiddenRVQObjective(model),
-        num_codes=model.rvq.num_codes,
+        levels={},
         flops_per_clip=muq_forward_flops(model.teacher, samples)
         + rvq_training_flops(model.rvq, samples // model.token_samples),
         model_config=hidden_rvq_to_json(model),
@@ -292,7 +295,7 @@ def _make_masked_prediction(config: ConfigDict, maker: Maker) -> Trainee:
 
     return Trainee(
         objective=MaskedPrediction(MuQModel(model, config.model.dtype), targets),
-        num_codes=model.num_codes,
+        levels={"chance": float(np.log(model.num_codes))},
         flops_per_clip=flops,
         model_config=to_upstream_json(model),
         to_torch=to_torch,
@@ -326,8 +329,43 @@ def _make_targets(config: ConfigDict, model: MuQConfig, maker: Maker) -> Targets
     return RandomProjectionTargets(sizes, model.mel, model.frames_per_token)
 
 
+def _make_music_text(config: ConfigDict, maker: Maker) -> Trainee:
+    assert isinstance(maker, Towers)
+    if config.model.dtype not in DTYPES:
+        raise UserError(f"model.dtype={config.model.dtype!r}: expected one of {', '.join(DTYPES)}.")
+    model = mulan_config(config, maker)
+    objective = MusicText(
+        model,
+        config.model.dtype,
+        loss_name=config.objective.loss,
+        temperature=config.objective.temperature,
+        num_parts=config.optim.accumulate,
+        skip_same_text=config.objective.skip_same_text,
+        num_layers=config.objective.num_layers,
+    )
+
+    def to_torch(state: TrainState) -> Tensors:
+        variables = parallel.fetch({"params": state.params, **state.model_state})
+        return mulan_names.to_torch_names(variables, model)
+
+    samples, reads = crop_samples(config), text_reader(config, maker)
+    return Trainee(
+        objective=objective,
+        levels={"accuracy_chance": 1 / config.data.batch_size},
+        flops_per_clip=mulan_training_flops(model, samples, reads.max_tokens, frozen=config.optim.frozen),
+        model_config=mulan_to_json(model),
+        to_torch=to_torch,
+        given=given_towers(maker),
+        texts=reads,
+        lr_factors=lr_factors(config, model),
+        summarize=summarize,
+        beside={TOKENIZER: maker.tokenizer},
+    )
+
+
 TRAINEES: Mapping[str, Callable[[ConfigDict, Maker], Trainee]] = {
     "mel_rvq": _make_mel_rvq,
     "hidden_rvq": _make_hidden_rvq,
     "masked_prediction": _make_masked_prediction,
+    "music_text": _make_music_text,
 }

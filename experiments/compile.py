@@ -31,6 +31,7 @@ from ml_collections import ConfigDict
 
 from experiments import build, chips, commands, stages, step_report
 from experiments.chips import Chip
+from experiments.clips import crop_samples
 from experiments.collectives import Expected
 from experiments.configs.groups import UPSTREAM_STAT
 from muq_jax import parallel
@@ -134,7 +135,7 @@ def make_step(config: ConfigDict, mesh: Mesh) -> Step:
     trainee = build.make_trainee(config, _untrained_maker(config))
     objective = trainee.objective
     optim = build.optim_config(config)
-    rows, samples = parallel.batch_sharding(mesh), build.crop_samples(config)
+    rows, samples = parallel.batch_sharding(mesh), crop_samples(config)
     size = config.data.batch_size
     batch = {
         "wave": jax.ShapeDtypeStruct((size, samples), np.float32, sharding=rows),
@@ -219,7 +220,7 @@ def _program_text(compiled: Any, dump: Path) -> str:
 
 def _expected(config: ConfigDict, state: TrainState, mesh: Mesh) -> Expected:
     """What of this configuration's step may be sent."""
-    samples = build.crop_samples(config)
+    samples = crop_samples(config)
     frames = samples // config.model.mel.hop_length
     lengths = [samples, frames]
     for stride in TIME_STRIDES[config.model.label_rate]:

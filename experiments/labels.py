@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from experiments import build
+from experiments.clips import crop_samples, train_source, valid_source
 from muq_jax import parallel
 from muq_jax.convert import rules
 from muq_jax.data import labels as stored
@@ -45,7 +45,7 @@ def write_labels(config: ConfigDict, rvq: HiddenRVQ, mesh: Mesh, folder: Path) -
         # Hosts have different clips, so no step is common to all: each has a copy of the teacher.
         mesh = parallel.make_mesh(devices=jax.local_devices())
     token_samples = rvq.config.token_samples
-    window_samples = build.crop_samples(config) // token_samples * token_samples
+    window_samples = crop_samples(config) // token_samples * token_samples
     # As many windows at a time as the run has crops, on fewer devices fewer.
     batch_size = config.data.batch_size // jax.process_count()
     encode = cache(lambda: make_encode(rvq.config, rvq.variables, mesh))  # not where nothing is left to do
@@ -69,7 +69,7 @@ def write_labels(config: ConfigDict, rvq: HiddenRVQ, mesh: Mesh, folder: Path) -
         "token_samples": token_samples,
         "window_samples": window_samples,
     }
-    sources = {"train": build.train_source(config), "valid": build.valid_source(config)}
+    sources = {"train": train_source(config), "valid": valid_source(config)}
     with Watchdog(config.train.timeout_seconds) as watchdog:
         for split, source in sources.items():
             if source is not None:

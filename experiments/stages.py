@@ -1,6 +1,7 @@
 """What a run is built on: a tokenizer or a teacher, trained already or by a run of its own."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ from ml_collections import ConfigDict
 from experiments import build
 from experiments.build import Maker
 from experiments.configs import hidden_rvq, mel_rvq, muq
+from experiments.towers import Towers, make_towers
 from muq_jax.audio.decode import SAMPLE_RATE_HZ
 from muq_jax.checkpoint import newest_step
 from muq_jax.convert.folder import is_work_directory
@@ -42,18 +44,21 @@ class Before(NamedTuple):
     load: Callable[[Path], Maker] = lambda folder: None
 
 
-def before(config: ConfigDict, stored_stat: Any = None) -> Before:
+def before(config: ConfigDict, stored_stat: Any = None, stored: Path | None = None) -> Before:
     """Returns what comes before a run, and resolves in `config` what follows from it.
 
     Args:
-        config: the run's; its mel statistics, layer and teacher's digest are filled in.
+        config: the run's; its mel statistics, layer and the digests of what it builds on are filled in.
         stored_stat: the statistics that the run began with, where it has begun.
+        stored: its work directory, where it has begun.
 
     Raises:
         UserError: a tokenizer or teacher that cannot serve, or none where one is needed.
     """
     if config.objective.name == "hidden_rvq":
         return _before_hidden_rvq(config)
+    if config.objective.name == "music_text":
+        return _before_music_text(config, stored)
     name = config.targets.get("name")
     if name == "hidden_rvq":
         return _before_muq_iter(config)
@@ -167,46 +172,63 @@ def fitted_hidden_rvq(folder: Path) -> HiddenRVQ:
 
 def _before_hidden_rvq(config: ConfigDict) -> Before:
     """The teacher to whose layer a Hidden-RVQ is fitted."""
-    targets = config.targets
-    if targets.teacher is not None:
-        teacher = _trained_teacher(targets.teacher)
-        found = Before(teacher)
-        targets.sha256 = params_sha256(teacher)
-    elif targets.train is None:
-        raise UserError(
-            "targets.teacher is not set: the iterative stage learns from a layer of a trained MuQ. Train one "
-            "with\n"
-            "  python -m experiments.train --config=experiments/configs/muq.py:tiny --workdir=runs/muq "
-            f"--config.data.source={config.data.source}\n"
-            "and add --config.targets.teacher=runs/muq; a model folder or a hub id will do, too."
-        )
-    else:
-        stage = muq.get_config(targets.train)
-        _serving(stage, config)
-        sizes = build.make_trainee(stage, before(stage).maker).model_config
-        found = Before(MuQ(from_upstream_json(dict(sizes)), {}), stage, "teacher", _trained_teacher)
-    if targets.layer is None:
-        targets.layer = default_layer(_teacher_config(found.maker).conformer.num_layers)
+    found = _before_muq(config, "teacher", "the iterative stage learns from a layer of a trained MuQ")
+    if config.targets.layer is None:
+        config.targets.layer = default_layer(_teacher_config(found.maker).conformer.num_layers)
     return found
 
 
-def _trained_teacher(name: Any) -> MuQ:
-    """Returns a MuQ that can teach.
+def _before_music_text(config: ConfigDict, stored: Path | None) -> Before:
+    """The MuQ and the text encoder with which a MuQ-MuLan begins."""
+    found = _before_muq(config, "muq", "the audio tower of a MuQ-MuLan begins as a trained MuQ")
+    assert isinstance(found.maker, MuQ)
+    towers = make_towers(config, found.maker, stored)
+
+    def load(folder: Path) -> Towers:
+        muq = found.load(folder)
+        assert isinstance(muq, MuQ)
+        return towers._replace(muq=muq)
+
+    return found._replace(maker=towers, load=load)
+
+
+def _before_muq(config: ConfigDict, field: str, why: str) -> Before:
+    """The trained MuQ that a field of `targets` names, or that is to be trained first."""
+    targets = config.targets
+    if targets[field] is not None:
+        trained = _trained_muq(targets[field], field)
+        targets.sha256 = params_sha256(trained)
+        return Before(trained)
+    if targets.train is None:
+        raise UserError(
+            f"targets.{field} is not set: {why}. Train one with\n"
+            "  python -m experiments.train --config=experiments/configs/muq.py:tiny --workdir=runs/muq "
+            f"--config.data.source={config.data.source}\n"
+            f"and add --config.targets.{field}=runs/muq; a model folder or a hub id will do, too."
+        )
+    stage = muq.get_config(targets.train)
+    _serving(stage, config)
+    sizes = build.make_trainee(stage, before(stage).maker).model_config
+    return Before(MuQ(from_upstream_json(dict(sizes)), {}), stage, field, partial(_trained_muq, field=field))
+
+
+def _trained_muq(name: Any, field: str) -> MuQ:
+    """Returns a MuQ to build on.
 
     Raises:
         UserError: it is no MuQ, hears another rate than what data gives, or its run has not come to its end.
     """
-    where = f"targets.teacher={name}"
+    where = f"targets.{field}={name}"
     export = "or export it as it is with `convert`"
     _check_finished(Path(name), f"{where}: this MuQ is trained", "masked_prediction", export)
     with mistakes_in(where):
-        teacher = MuQ.from_pretrained(name)
-    if teacher.sample_rate_hz != SAMPLE_RATE_HZ:
+        found = MuQ.from_pretrained(name)
+    if found.sample_rate_hz != SAMPLE_RATE_HZ:
         raise UserError(
-            f"{where}: this MuQ hears {teacher.sample_rate_hz} Hz, the data is read at {SAMPLE_RATE_HZ} Hz. "
-            "Take another teacher."
+            f"{where}: this MuQ hears {found.sample_rate_hz} Hz, the data is read at {SAMPLE_RATE_HZ} Hz. "
+            "Take another one."
         )
-    return teacher
+    return found
 
 
 def _check_finished(folder: Path, what: str, objective: str, other: str = "") -> None:

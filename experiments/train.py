@@ -79,7 +79,9 @@ def run(config: ConfigDict, workdir: str | os.PathLike[str], *, profile_steps: i
     mesh = parallel.make_mesh(config.mesh.data, config.mesh.fsdp)
     stored = _read_config(workdir)
 
-    before = stages.before(config, stored and stored["model"].get("stat"))
+    before = stages.before(
+        config, stored and stored["model"].get("stat"), None if stored is None else workdir
+    )
     _check_config(config, stored, workdir)
     # Every mistake shows here, before hours of work.
     trainee = build.make_trainee(config, before.maker)
@@ -99,7 +101,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike[str], *, profile_steps: i
         _wait_for_hosts(LABELS)
         task = build.make_task(config, trainee, mesh, workdir / LABELS)
     if stored is None:
-        _write_config(config, workdir)
+        _write_config(config, workdir, trainee.beside)
     _log.info("%s: training in %s", config.objective.name, workdir)
     state, status = loop.run(task, loop_config, mesh=mesh, workdir=workdir, profile_steps=profile_steps)
     sha256 = None if status == "interrupted" else params_sha256(trainee.to_torch(state))
@@ -132,9 +134,12 @@ def _read_config(workdir: Path) -> dict[str, Any] | None:
     return stored
 
 
-def _write_config(config: ConfigDict, workdir: Path) -> None:
+def _write_config(config: ConfigDict, workdir: Path, beside: Mapping[str, bytes] | None = None) -> None:
+    """Writes the configuration after the files beside it, without which nothing can go on."""
     if jax.process_index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)
+        for name, content in (beside or {}).items():
+            (workdir / name).write_bytes(content)
         commands.write_json(workdir / CONFIG, config.to_dict())
 
 

@@ -28,6 +28,7 @@ from muq_jax.convert.reader import (
     write_tensors,
 )
 from muq_jax.errors import UserError, is_full_disk
+from muq_jax.models.mulan import SMALL
 
 CLASSES = {"muq": "MuQ", "mulan": "MuQMuLan", "musicfm": "MusicFM", "mel_rvq": "MelRVQ"}
 """The public class of each `model_type`."""
@@ -210,7 +211,7 @@ def write(
             version=__version__,
             digest=digest,
             licence=f"license: {licence.name}\n" if licence.name else "",
-            facts="".join(f"- {fact}\n" for fact in facts),
+            facts="".join(f"- {fact}\n" for fact in (*facts, *_limits(config))),
         )
         (unfinished / CARD).write_text(card, encoding="utf-8")
         kept = _proof(folder, digest)
@@ -230,6 +231,13 @@ def write(
         raise UserError(f"{folder} could not be written: {reason}. Nothing was changed there.") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _limits(config: Mapping[str, Any]) -> list[str]:
+    """What a card has to say of a model that the PyTorch package cannot load."""
+    if config.get("text_model", {}).get("name") != SMALL:
+        return []
+    return ["its small text encoder is muq_jax's own: the PyTorch package `muq` does not load it"]
 
 
 def _proof(folder: Path, digest: str) -> dict[str, bytes]:

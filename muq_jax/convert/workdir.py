@@ -1,12 +1,14 @@
 """Work directories of `experiments/train.py` as sources of models: their newest whole checkpoint."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from muq_jax import checkpoint
 from muq_jax.convert import mel_rvq as mel_rvq_table
+from muq_jax.convert import mulan as mulan_table
 from muq_jax.convert import muq as muq_table
 from muq_jax.convert.reader import CONFIG, read_json
 from muq_jax.convert.rules import Tensors, Tree, flatten, params_sha256, to_torch
@@ -14,6 +16,8 @@ from muq_jax.errors import UserError
 from muq_jax.models.config import MelRVQConfig, MuQConfig
 from muq_jax.models.config_json import from_upstream_json, mel_rvq_from_json
 from muq_jax.models.hidden_rvq import MODEL_TYPE, HiddenRVQConfig, hidden_rvq_from_json
+from muq_jax.models.mulan import MuLanConfig
+from muq_jax.models.mulan_json import mulan_from_json
 
 
 @dataclass(frozen=True)
@@ -40,17 +44,27 @@ def read_run(folder: Path, *expected: str) -> Run:
 
     Args:
         folder: its work directory.
-        expected: the kinds of model that will do; a MuQ or a Mel-RVQ by default.
+        expected: the kinds of model that will do; a MuQ, a MuQ-MuLan or a Mel-RVQ by default.
 
     Raises:
         UserError: the run has no whole checkpoint, or trains another kind of model.
     """
     step = newest_step(folder)
-    kind = checkpoint.load_meta(folder, step).get("model", {}).get("model_type")
-    if kind == "mel_rvq" and kind in (expected or (kind,)):
-        config, variables = read_mel_rvq(folder, step)
+    kind = trained_type(folder, step)
+    if kind in _READERS and kind in (expected or (kind,)):
+        config, variables = _READERS[kind](folder, step)
         return Run(kind, config, variables, {}, step, _facts(folder, step))
     return Run("muq", *read_muq(folder, step), step, _facts(folder, step))
+
+
+def trained_type(folder: Path, step: int | None = None) -> str | None:
+    """Returns the `model_type` of what a run trains; None where its checkpoint does not say.
+
+    Raises:
+        UserError: the run has no whole checkpoint.
+    """
+    step = newest_step(folder) if step is None else step
+    return checkpoint.load_meta(folder, step).get("model", {}).get("model_type")
 
 
 def read_muq(folder: Path, step: int | None = None) -> tuple[MuQConfig, Tree, Tensors]:
@@ -86,6 +100,25 @@ def read_mel_rvq(folder: Path, step: int | None = None) -> tuple[MelRVQConfig, T
         state = items["model_state"]["codebook_state"]
         variables = {"params": items["params"], "codebook_state": state}
     return config, _checked(variables, mel_rvq_table.template(config), folder)
+
+
+def read_mulan(folder: Path, step: int | None = None) -> tuple[MuLanConfig, Tree]:
+    """Returns configuration and variables of the MuQ-MuLan that a run has trained.
+
+    Raises:
+        UserError: the run has no whole checkpoint, or trains another kind of model.
+    """
+    described, items = _load(folder, step, "mulan")
+    config = mulan_from_json(described)
+    params = {name: items["params"][name] for name in ("audio", "text", "log_temperature")}
+    variables = {"params": params, **items["model_state"]}
+    return config, _checked(variables, mulan_table.template(config), folder)
+
+
+_READERS: dict[str, Callable[[Path, int | None], tuple[Any, Tree]]] = {
+    "mel_rvq": read_mel_rvq,
+    "mulan": read_mulan,
+}
 
 
 def read_hidden_rvq(folder: Path, step: int | None = None) -> tuple[HiddenRVQConfig, Tree]:

@@ -48,9 +48,14 @@ class Mixture:
         return self._ends[-1]
 
     def __getitem__(self, index: int) -> Any:
+        source, place = self.place(index)
+        return source[place]
+
+    def place(self, index: int) -> tuple[Any, int]:
+        """Returns the corpus that an example is of, and its number there."""
         for source, end in zip(self.sources, self._ends, strict=True):
             if index < end:
-                return source[index - end + len(source)]
+                return source, index - end + len(source)
         raise IndexError(index)
 
     def __repr__(self) -> str:

@@ -10,7 +10,7 @@ dropout that are drawn by row fall on the same clips.
 import re
 import weakref
 from collections.abc import Iterator, Sequence
-from typing import NotRequired, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 import grain
 import numpy as np
@@ -19,10 +19,14 @@ from absl import flags
 from muq_jax.data.labels import LabelledSource
 from muq_jax.data.mixture import Mixture
 from muq_jax.data.sources import Source
+from muq_jax.data.texts import TextReader
 from muq_jax.data.transforms import Augment, CentreCrop, Crop, RandomCrop, no_codes
 from muq_jax.errors import UserError
 
 Rows = Sequence[int]
+
+_OPTIONAL: tuple[Literal["codes", "ids"], ...] = ("codes", "ids")
+"""Arrays of a batch that only some sources have."""
 
 
 class Batch(TypedDict):
@@ -34,6 +38,7 @@ class Batch(TypedDict):
         row: int32 [n], the row's number in the global batch.
         id: the n clips' ids; "" where `make_eval_batches` filled up its last batch.
         codes: int32 [n, T, Q] of a source that has them stored; -1 where there is no audio.
+        ids: int32 [n, N], token ids of the texts, where these are read.
     """
 
     wave: np.ndarray
@@ -41,6 +46,7 @@ class Batch(TypedDict):
     row: np.ndarray
     id: list[str]
     codes: NotRequired[np.ndarray]
+    ids: NotRequired[np.ndarray]
 
 
 class Batches(Iterator[Batch]):
@@ -79,8 +85,9 @@ class Batches(Iterator[Batch]):
             # Such arrays, too, complain if they are still there at the end.
             for name in ("wave", "num_samples", "row"):
                 batch[name] = np.array(batch[name])
-            if "codes" in batch:
-                batch["codes"] = np.array(batch["codes"])
+            for name in _OPTIONAL:
+                if name in batch:
+                    batch[name] = np.array(batch[name])
         return batch
 
     def close(self) -> None:
@@ -99,6 +106,7 @@ def make_batches(
     batch_size: int,
     crop_samples: int,
     token_samples: int = 1,
+    texts: TextReader | None = None,
     seed: int,
     start_step: int = 0,
     num_epochs: int | None = None,
@@ -117,6 +125,7 @@ def make_batches(
         batch_size: rows of the global batch, over all hosts.
         crop_samples: length of every row at 24 kHz; shorter clips are zero-padded.
         token_samples: crops start on multiples of it: with stored codes, the samples of a token.
+        texts: draws a text for every crop from its clip's labels.
         seed: from 0 to 2**32 - 1; decides order, crops and augmentation.
         start_step: the first batch to give, as if those before had been read.
         num_epochs: passes over the source; a last, incomplete batch is dropped. None never ends.
@@ -142,7 +151,7 @@ def make_batches(
         dataset = grain.MapDataset.mix(parts, source.weights).seed(seed)
     else:
         dataset = _in_order(source, seed, shuffle, num_epochs)
-    dataset = dataset.random_map(RandomCrop(crop_samples, augment or Augment(), token_samples))
+    dataset = dataset.random_map(RandomCrop(crop_samples, augment or Augment(), token_samples, texts))
     if len(dataset) < batch_size:
         raise UserError(
             f"{source}: {len(dataset)} examples in {num_epochs} epochs do not fill one batch of {batch_size}"
@@ -157,6 +166,7 @@ def make_eval_batches(
     batch_size: int,
     crop_samples: int,
     token_samples: int = 1,
+    texts: TextReader | None = None,
     rows: Rows | None = None,
     num_workers: int = 0,
     num_threads: int = 4,
@@ -166,10 +176,12 @@ def make_eval_batches(
     The last batch is filled up with rows of no samples (zero wave, `num_samples` 0, id ""), so that all
     batches have one shape; weigh rows by `num_samples > 0`. Arguments as in `make_batches`.
     """
-    dataset = grain.MapDataset.source(_not_empty(source)).map(CentreCrop(crop_samples, token_samples))
+    dataset = grain.MapDataset.source(_not_empty(source)).map(CentreCrop(crop_samples, token_samples, texts))
     filler: Crop = {"id": "", "wave": np.zeros(crop_samples, np.float32), "num_samples": 0}
     if isinstance(source, LabelledSource):
         filler["codes"] = no_codes(crop_samples // token_samples, source.num_books)
+    if texts is not None:
+        filler["ids"] = texts.nothing()
     batches = _HostRows(dataset, batch_size, rows, num_batches=-(-len(dataset) // batch_size), filler=filler)
     return Batches(batches, num_workers=num_workers, num_threads=num_threads)
 
@@ -225,8 +237,9 @@ def _collate(crops: Sequence[Crop], rows: Rows) -> Batch:
         "row": np.array(rows, np.int32),
         "id": [crop["id"] for crop in crops],
     }
-    if "codes" in crops[0]:
-        batch["codes"] = np.stack([crop["codes"] for crop in crops])
+    for name in _OPTIONAL:
+        if name in crops[0]:
+            batch[name] = np.stack([crop[name] for crop in crops])
     return batch
 
 

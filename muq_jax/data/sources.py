@@ -167,6 +167,10 @@ class FileSource:
                 self._kept_bytes += wave.nbytes
         return {"id": clip.id, "wave": wave, "labels": clip.labels}
 
+    def labels_at(self, index: int) -> tuple[str, dict[str, Any]]:
+        """Returns an example's id and labels; decodes nothing."""
+        return self._clips[index].id, self._clips[index].labels
+
     def __repr__(self) -> str:
         return f"FileSource({len(self._clips)} clips)"
 
@@ -188,7 +192,8 @@ class FileSource:
 class ShardSource:
     """The pieces in a folder written by `prepare`: every record once an epoch.
 
-    An example's id is the clip's, followed by `@SECONDS`, where the piece starts, if the clip has several.
+    An example's id is the clip's, followed by `@SECONDS`, where the piece starts, if the clip has several;
+    its labels are the clip's, from the manifest that `prepare` wrote.
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, split: str | None = None):
@@ -217,12 +222,12 @@ class ShardSource:
 
         start = dict(zip((clip.id for clip in clips), first, strict=False))
         self._folder = folder
+        self._clips = select_split(clips, split, str(folder))
+        counts = [clip.labels["num_pieces"] for clip in self._clips]
         self._index = np.concatenate(
-            [
-                start[clip.id] + np.arange(clip.labels["num_pieces"])
-                for clip in select_split(clips, split, str(folder))
-            ]
+            [start[clip.id] + np.arange(count) for clip, count in zip(self._clips, counts, strict=True)]
         )
+        self._clip_of = np.repeat(np.arange(len(self._clips)), counts)
 
     def __len__(self) -> int:
         return len(self._index)
@@ -230,7 +235,12 @@ class ShardSource:
     def __getitem__(self, index: int) -> Example:
         record = int(self._index[index])
         header, wave = decode_record(self._records[record], f"{self._folder}, record {record}")
-        return {"id": header["id"], "wave": wave}
+        return {"id": header["id"], "wave": wave, "labels": self.labels_at(index)[1]}
+
+    def labels_at(self, index: int) -> tuple[str, dict[str, Any]]:
+        """Returns the id and the labels of the clip that a piece is of; reads nothing."""
+        clip = self._clips[self._clip_of[index]]
+        return clip.id, clip.labels
 
     def __repr__(self) -> str:
         return f"ShardSource({str(self._folder)!r}, {len(self)} pieces)"

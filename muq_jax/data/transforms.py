@@ -10,19 +10,22 @@ import grain
 import numpy as np
 
 from muq_jax.data.sources import Example
+from muq_jax.data.texts import TextReader
 from muq_jax.errors import UserError
 
 
 class Crop(TypedDict):
     """`wave` float32 [crop_samples], zeros after its first `num_samples`.
 
-    Of an example with stored codes also `codes` int32 [T, Q], the crop's whole tokens, -1 past its own end.
+    Of an example with stored codes also `codes` int32 [T, Q], the crop's whole tokens, -1 past its own end;
+    where texts are read, `ids` int32 [N].
     """
 
     id: str
     wave: np.ndarray
     num_samples: int
     codes: NotRequired[np.ndarray]
+    ids: NotRequired[np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,11 +56,13 @@ class RandomCrop(grain.transforms.RandomMap):
         crop_samples: its length.
         augment: what else is drawn.
         token_samples: it starts on a multiple of so many samples: a token's, where codes are stored.
+        texts: draws what is said about the clip; None where texts are not read.
     """
 
     crop_samples: int
     augment: Augment = Augment()
     token_samples: int = 1
+    texts: TextReader | None = None
 
     def random_map(self, example: Example, rng: np.random.Generator) -> Crop:
         wave = example["wave"]
@@ -67,6 +72,8 @@ class RandomCrop(grain.transforms.RandomMap):
         crop = _cut(example, wave, start, self.crop_samples, self.token_samples)
         if self.augment.gain_db is not None:
             crop["wave"] *= np.float32(10 ** (rng.uniform(*self.augment.gain_db) / 20))
+        if self.texts is not None:
+            crop["ids"] = self.texts.draw(example, rng)
         return crop
 
 
@@ -75,16 +82,20 @@ class CentreCrop(grain.transforms.Map):
     """The middle `crop_samples`, for evaluation; a shorter clip is kept whole and zero-padded.
 
     Attributes:
-        crop_samples, token_samples: as in `RandomCrop`.
+        crop_samples, token_samples, texts: as in `RandomCrop`.
     """
 
     crop_samples: int
     token_samples: int = 1
+    texts: TextReader | None = None
 
     def map(self, example: Example) -> Crop:
         wave = example["wave"]
         start = max(wave.shape[-1] - self.crop_samples, 0) // 2
-        return _cut(example, wave, start, self.crop_samples, self.token_samples)
+        crop = _cut(example, wave, start, self.crop_samples, self.token_samples)
+        if self.texts is not None:
+            crop["ids"] = self.texts.read(example)
+        return crop
 
 
 def _is_range(value: object) -> bool:

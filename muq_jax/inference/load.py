@@ -41,6 +41,10 @@ def load_model(name: Name | MuQ | MuQMuLan, tokenizer: Name | None = None) -> Mu
         return name
     source = find(name)
     if model_folder.is_work_directory(source):
+        from muq_jax.convert.workdir import trained_type  # late: Orbax takes as long to import as JAX
+
+        if trained_type(source) == "mulan":
+            return MuQMuLan.from_pretrained(source, tokenizer=tokenizer)
         return MuQ.from_pretrained(source)
     kind = model_folder.model_type(model_folder.describe(source))
     if kind == "mulan":

@@ -78,6 +78,7 @@ class MuQMuLan:
         self._text = TextTower(config, dtype)
         self._unused: dict[str, np.ndarray] = {}
         self._licence = Licence()
+        self._facts: tuple[str, ...] = ()
         self._no_tokenizer = "its folder holds no tokenizer.json."
 
     @classmethod
@@ -91,11 +92,11 @@ class MuQMuLan:
         revision: str | None = None,
         local_files_only: bool = False,
     ) -> Self:
-        """Loads a MuQ-MuLan from a model folder.
+        """Loads a MuQ-MuLan from a model folder or a work directory.
 
         Args:
-            folder_or_hub_id: a folder with `config.json` and the weights, upstream's or ours, or an id on the
-                hub.
+            folder_or_hub_id: a folder with `config.json` and the weights, upstream's or ours, or the work
+                directory of a run, of which the newest whole checkpoint is taken; or an id on the hub.
             tokenizer: a `tokenizer.json`, or an id on the hub that has one. Without it, the one in the
                 folder; for a model from the hub that has none, the one of xlm-roberta-base there.
             dtype: as for `MuQMuLan`.
@@ -109,9 +110,18 @@ class MuQMuLan:
         source = find(
             folder_or_hub_id, cache_dir=cache_dir, revision=revision, local_files_only=local_files_only
         )
-        data, tensors = model_folder.read(source, "mulan")
-        with mistakes_in(source):
-            config = mulan_from_json(data)
+        tensors: dict[str, np.ndarray] = {}
+        facts: tuple[str, ...] = ()
+        if model_folder.is_work_directory(source):
+            from muq_jax.convert.workdir import read_run  # late: Orbax takes as long to import as JAX
+
+            run = read_run(source, "mulan")
+            config, variables, facts = run.config, run.variables, run.facts
+        else:
+            data, tensors = model_folder.read(source, "mulan")
+            with mistakes_in(source):
+                config = mulan_from_json(data)
+            variables = mulan_names.from_torch_names(tensors, config, str(source))
         from_hub, missing = not Path(folder_or_hub_id).exists(), None
         where: dict[str, Any] = dict(cache_dir=cache_dir, local_files_only=local_files_only)
         try:
@@ -122,9 +132,9 @@ class MuQMuLan:
             path, missing = None, str(error)  # audio needs none; texts are told why there is none
         sizes = dict(pad_id=config.roberta.pad_id, vocab_size=config.roberta.vocab_size)
         reads = None if path is None else Tokenizer(path, **sizes)
-        variables = mulan_names.from_torch_names(tensors, config, str(source))
         mulan = cls(config, variables, reads, dtype=dtype)
         mulan._no_tokenizer = missing or mulan._no_tokenizer
+        mulan._facts = facts
         mulan._unused = rules.unused_of(tensors, mulan_names.mulan_table(config))
         mulan._licence = licence.shown(source)
         return mulan
@@ -293,7 +303,7 @@ class MuQMuLan:
         whole = rules.complete(tensors, table, self._unused)
         beside = {TOKENIZER: self.tokenizer.source} if self.tokenizer else {}
         described, digest = mulan_to_json(self.config), rules.params_sha256(tensors)
-        model_folder.write(folder, described, whole, digest, self._licence, beside)
+        model_folder.write(folder, described, whole, digest, self._licence, beside, self._facts)
 
     def push_to_hub(self, repo_id: str, *, private: bool = True, revision: str | None = None) -> str:
         """Uploads the model to the Hugging Face hub and returns its address; as `convert.hub.push`."""

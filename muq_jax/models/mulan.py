@@ -7,6 +7,7 @@ pieces of words of its own corpus; the PyTorch package knows none.
 import dataclasses
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
@@ -68,7 +69,10 @@ class MuLanConfig:
 
 
 class AudioTower(nn.Module):
-    """Waveforms to unit vectors. Parameters `muq`, `proj`, `transformer` and `to_latents`; `batch_stats`."""
+    """Waveforms to unit vectors. Parameters `muq`, `proj`, `transformer` and `to_latents`; `batch_stats`.
+
+    Sows `pooled` [L, B, D], the mean over time of each of the MuQ's layers, into "intermediates".
+    """
 
     config: MuLanConfig
     dtype: DTypeLike = "float32"
@@ -85,16 +89,21 @@ class AudioTower(nn.Module):
         config = self.config
         out = MuQModel(config.muq, self.dtype, name="muq")(wave, num_samples, train=train)
         width = config.audio_transformer.width
-        x = linear(config.muq.conformer.width, width, self.dtype, "proj")(
-            out.hidden_states[config.audio_layer]
-        )
+        x = out.hidden_states[config.audio_layer]
         valid = None if num_samples is None else first_valid(out.num_valid, x.shape[1])
+        self.sow(
+            "intermediates", "pooled", jax.vmap(lambda layer: _mean(layer, valid))(out.hidden_states[1:])
+        )
+        x = linear(config.muq.conformer.width, width, self.dtype, "proj")(x)
         x = Transformer(config.audio_transformer, self.dtype, name="transformer")(x, valid, train=train)
         return _unit_latents(_mean(x, valid), config.latent_size, self.dtype)
 
 
 class TextTower(nn.Module):
-    """Token ids to unit vectors. Parameters `roberta`, `transformer` and `to_latents`."""
+    """Token ids to unit vectors. Parameters `roberta`, `transformer` and `to_latents`.
+
+    Its transformer sows `hidden` [L, B, T, D] of its layers, whose first token is the mark of the beginning.
+    """
 
     config: MuLanConfig
     dtype: DTypeLike = "float32"

@@ -15,6 +15,7 @@ from muq_jax import __version__
 from muq_jax.convert.reader import CONFIG
 from muq_jax.errors import UserError
 from muq_jax.report import curves
+from muq_jax.report.music_text import music_text_blocks, music_text_cards
 from muq_jax.report.page import Block, Card, Folded, Note, Section, facts_table, write_page
 from muq_jax.train.metrics import METRICS_FILE, Row, read_rows
 
@@ -32,21 +33,24 @@ def report_training(workdir: Path) -> Path:
     if not _measured(rows, "train"):
         raise UserError(f"{workdir / METRICS_FILE}: no training metrics yet; let the run write its first row")
     last = _split(rows, "train")[-1]
-    is_muq, configs = "ce" in last, _config_of(workdir)
-    is_hidden = '"name": "hidden_rvq"' in configs.get(CONFIG, "")
+    configs = _config_of(workdir)
     path = workdir / REPORT
+    if "ce" in last:
+        title, cards = "Pretraining MuQ", prediction_cards(rows)
+        section = Section("Masked prediction", prediction_blocks(rows))
+    elif "temperature" in last:
+        title, cards = "Training MuQ-MuLan", music_text_cards(rows)
+        section = Section("Music and text", music_text_blocks(rows))
+    else:
+        is_hidden = '"name": "hidden_rvq"' in configs.get(CONFIG, "")
+        title, cards = f"Fitting a {'Hidden' if is_hidden else 'Mel'}-RVQ", rvq_cards(rows)
+        section = Section("Tokens", rvq_blocks(rows))
     write_page(
         path,
-        title="Pretraining MuQ" if is_muq else f"Fitting a {'Hidden' if is_hidden else 'Mel'}-RVQ",
+        title=title,
         lead=f"{workdir}, step {last['step']:,}: {last['audio_hours']:.1f} h of audio heard.",
-        cards=prediction_cards(rows) if is_muq else rvq_cards(rows),
-        sections=[
-            health_section({"": rows}),
-            Section("Masked prediction", prediction_blocks(rows))
-            if is_muq
-            else Section("Tokens", rvq_blocks(rows)),
-            about_section(configs),
-        ],
+        cards=cards,
+        sections=[health_section({"": rows}), section, about_section(configs)],
     )
     return path
 

@@ -49,12 +49,7 @@ class Tokenizer:
             self.source = path.read_bytes()
         except OSError as error:
             raise UserError(f"{path} could not be read: {error.strerror}.") from None
-        try:
-            self._tokenizer = tokenizers.Tokenizer.from_buffer(self.source)
-        except Exception as error:  # tokenizers raises bare Exceptions
-            raise UserError(f"{path} is not a tokenizer of the library tokenizers ({error}).") from None
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
+        self._tokenizer = open_tokenizer(self.source, path)
         self.pad_id = pad_id
         found = self._tokenizer.token_to_id("<pad>")
         if found != pad_id:
@@ -67,14 +62,55 @@ class Tokenizer:
             raise UserError(f"{path} has {size} tokens, the model {vocab_size}: another tokenizer.")
 
     def __call__(self, texts: Sequence[str], max_tokens: int) -> Tokens:
-        """Returns the token ids of texts, each of at most `max_tokens`; the end mark is kept when cutting."""
-        ids, cut = [], []
-        for encoding in self._tokenizer.encode_batch(list(texts)):
-            found = encoding.ids
-            over = max(0, len(found) - max_tokens)
-            ids.append(found[: max_tokens - 1] + found[-1:] if over else found)
-            cut.append(over)
-        return Tokens(ids, cut)
+        """Returns the token ids of texts, each of at most `max_tokens`; the end mark is kept when cutting.
+
+        Raises:
+            UserError: a text is no Unicode.
+        """
+        return encode(self._tokenizer, texts, max_tokens)
+
+
+def open_tokenizer(source: bytes, name: object = FILE) -> tokenizers.Tokenizer:
+    """Returns the tokenizer in the bytes of a `tokenizer.json`, without its own padding and cutting.
+
+    Raises:
+        UserError: it is none; `name` names it.
+    """
+    try:
+        tokenizer = tokenizers.Tokenizer.from_buffer(source)
+    except Exception as error:  # tokenizers raises bare Exceptions
+        raise UserError(f"{name} is not a tokenizer of the library tokenizers ({error}).") from None
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
+def encode(tokenizer: tokenizers.Tokenizer, texts: Sequence[str], max_tokens: int) -> Tokens:
+    """Returns the token ids of texts, each of at most `max_tokens`; the end mark is kept when cutting.
+
+    Raises:
+        UserError: a text is no Unicode.
+    """
+    for text in texts:
+        check_unicode(text)
+    ids, cut = [], []
+    for encoding in tokenizer.encode_batch(list(texts)):
+        found = encoding.ids
+        over = max(0, len(found) - max_tokens)
+        ids.append(found[: max_tokens - 1] + found[-1:] if over else found)
+        cut.append(over)
+    return Tokens(ids, cut)
+
+
+def check_unicode(text: str) -> None:
+    """Raises UserError if a text has half characters, which JSON's escapes and a shell's bytes can make."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"the text {text[:40]!a} has the half character {text[error.start]!a} at {error.start}; expected "
+            "Unicode, in UTF-8."
+        ) from None
 
 
 def pad_ids(ids: Sequence[Sequence[int] | np.ndarray], pad_id: int, length: int) -> np.ndarray:

@@ -7,8 +7,10 @@ number compares runs and devices whatever the implementation, and is a lower bou
 """
 
 import itertools
+from collections.abc import Collection
 
 from muq_jax.models.config import MelRVQConfig, MuQConfig
+from muq_jax.models.mulan import MuLanConfig
 from muq_jax.nn.subsample import TIME_STRIDES, num_tokens
 from muq_jax.quantize.rvq import RVQConfig
 
@@ -45,6 +47,29 @@ def rvq_training_flops(rvq: RVQConfig, tokens: int) -> float:
     widths = [rvq.input_dim, *inner, rvq.code_dim]
     projection = sum(a * b for a, b in itertools.pairwise(widths))
     return float(_TRAINING * tokens * rvq.num_books * (2 * projection + rvq.num_codes * rvq.code_dim))
+
+
+def mulan_training_flops(
+    config: MuLanConfig, num_samples: int, num_tokens: int, *, frozen: Collection[str] = ()
+) -> float:
+    """Returns the operations of one training step on a clip of `num_samples` and a text of `num_tokens`.
+
+    What is frozen, of the paths audio/muq/subsample, audio/muq and text/roberta, is run forward only.
+    """
+    text, roberta = config.text_transformer, config.roberta
+    frozen_muq = "audio/muq" in frozen
+    muq = muq_forward_flops(config.muq, num_samples)
+    if not frozen_muq:
+        frames, _ = _lengths(config.muq, num_samples)
+        inputs = "audio/muq/subsample" in frozen
+        muq = _TRAINING / _FORWARD * muq - inputs * (_TRAINING - _FORWARD) * _subsampling(config.muq, frames)
+    attention = 4 * roberta.width**2 + 2 * num_tokens * roberta.width
+    encoder = roberta.num_layers * (attention + 2 * roberta.width * roberta.ffn_width)
+    inner = text.num_heads * text.head_size
+    attention = 4 * text.width * inner + 2 * num_tokens * inner
+    above = text.num_layers * (attention + 3 * text.width * text.ffn_width)
+    read = (_FORWARD if "text/roberta" in frozen else _TRAINING) * encoder + _TRAINING * above
+    return float(muq + num_tokens * read)
 
 
 def _lengths(config: MuQConfig, num_samples: int) -> tuple[int, int]:

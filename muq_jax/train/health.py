@@ -65,6 +65,16 @@ def _no_better_than_chance(history: History) -> Facts | None:
     return {"found": found, "chance": row["chance"]} if found > row["chance"] - 0.02 else None
 
 
+def _retrieval_no_better_than_chance(history: History) -> Facts | None:
+    rows = [row for row in history.valid if _has(row, "text_to_music_recall_at_10")]
+    if len(rows) < 3:
+        return None
+    # Of three evaluations the best: with few clips one alone may be lucky or not.
+    found = max(row["text_to_music_recall_at_10"] for row in rows[-3:])
+    chance = rows[-1]["text_to_music_recall_at_10_chance"]
+    return {"found": found, "chance": chance} if found < min(1.2 * chance, (1 + chance) / 2) else None
+
+
 def _not_below_frequencies(history: History) -> Facts | None:
     row = (history.valid or history.train)[-1]
     if row["step"] < 5000 or not _has(row, "ce", "unigram_ce"):
@@ -161,6 +171,14 @@ CHECKS = (
         "after {step} steps the cross-entropy, {found:.3f}, is no better than chance ({chance:.3f}). Raise "
         "optim.peak_lr or shorten optim.warmup_steps; if that does not help, look at the targets: "
         "a Mel-RVQ without training gives codes that nothing can predict.",
+    ),
+    Check(
+        "retrieval_no_better_than_chance",
+        _retrieval_no_better_than_chance,
+        "after {step} steps a text finds its clip among the first ten in {found:.1%} of cases, no better "
+        "than chance ({chance:.1%}). See that texts belong to their clips, take more pairs a step "
+        "(data.batch_size, optim.accumulate), raise optim.peak_lr, or begin with a MuQ that was trained "
+        "longer.",
     ),
     Check(
         "not_below_code_frequencies",

@@ -26,6 +26,9 @@ CODE_COUNTS = "code_counts"
 HOSTS = "host_"
 """A metric whose name begins so is a list with a number for every host."""
 
+HISTOGRAM = "similarity_"
+"""A metric whose name begins so is a list of shares, from the lowest similarity to the highest."""
+
 Row = dict[str, Any]
 
 
@@ -166,4 +169,6 @@ def _labels(name: str, values: Sequence[Any]) -> list[str]:
     """What the entries of a list are of: hosts are numbered from 0, as JAX does, codebooks from 1."""
     if name.startswith(HOSTS):
         return [f"host_{number}" for number in range(len(values))]
+    if name.startswith(HISTOGRAM):
+        return [f"bin_{number}" for number in range(len(values))]
     return [f"book_{number}" for number in range(1, len(values) + 1)]

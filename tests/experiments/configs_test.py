@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from experiments.configs import muq
+from experiments.configs import mulan, muq
 
 GOLDEN = Path(__file__).parents[1] / "golden_configs"
 VARIANTS = [
     *(("mel_rvq", variant) for variant in ("smoke", "tiny", "large")),
     *(("muq", variant) for variant in muq.VARIANTS),
     *(("hidden_rvq", variant) for variant in ("smoke", "tiny", "base", "large")),
+    *(("mulan", variant) for variant in mulan.VARIANTS),
     *(("muq_iter", variant) for variant in ("smoke", "tiny", "base", "large")),
 ]
 NAMES = sorted({name for name, _ in VARIANTS})

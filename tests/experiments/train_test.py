@@ -13,6 +13,7 @@ import pytest
 import soundfile
 
 from experiments import build, commands, stages, train
+from experiments.clips import train_source, valid_source
 from experiments.configs import mel_rvq, muq
 from experiments.configs.groups import UPSTREAM_STAT
 from muq_jax import parallel
@@ -261,10 +262,10 @@ def test_a_mixture_of_corpora_has_the_statistics_of_what_is_drawn(tmp_path):
     config = mel_rvq.get_config("smoke")
     config.data.source = f"{tmp_path}/one=3,{tmp_path}/two=1"
     assert build.resolve_stat(config) == (1.0, 2.0)
-    assert len(build.train_source(config)) == 2 and build.valid_source(config) is None
+    assert len(train_source(config)) == 2 and valid_source(config) is None
     config.data.source += ",toy_music:64=1"
-    assert build.train_source(config).weights == [3, 1, 1]
-    assert {build.valid_source(config)[i]["id"] for i in range(2)} < {
+    assert train_source(config).weights == [3, 1, 1]
+    assert {valid_source(config)[i]["id"] for i in range(2)} < {
         example["id"] for example in map(make_source("toy_music:64").__getitem__, range(64))
     }
 

@@ -1,0 +1,159 @@
+"""What a MuQ-MuLan begins with: a trained MuQ, a text encoder, and the tokenizer of its texts."""
+
+import hashlib
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+from ml_collections import ConfigDict
+from muq_jax.data.texts import TextReader, texts_in
+
+from experiments.clips import train_source
+from muq_jax.convert.rules import Tree
+from muq_jax.convert.xlm_roberta import load_xlm_roberta
+from muq_jax.convert.xlm_roberta import params_sha256 as text_sha256
+from muq_jax.errors import UserError
+from muq_jax.inference.pretrained import MuQ
+from muq_jax.models.mulan import SMALL, XLM_ROBERTA, MuLanConfig
+from muq_jax.models.roberta import RobertaConfig
+from muq_jax.nn.transformer import TransformerConfig
+from muq_jax.text.byte_pairs import fit_byte_pairs, vocab_size_of
+from muq_jax.text.sentences import Sentences
+from muq_jax.text.tokenizer import FILE as TOKENIZER
+
+LrFactors: TypeAlias = tuple[tuple[str, float | tuple[float, ...]], ...]
+
+LR_FIELDS = ("audio_lr_factor", "text_lr_factor", "layer_decay")
+"""Fields of `optim` of which `lr_factors` are made."""
+
+_FFN_MULTIPLE = 4  # of a small text encoder's width
+_EMBEDDING = ("words", "positions", "token_type", "norm")
+
+
+class Towers(NamedTuple):
+    """What a MuQ-MuLan begins with.
+
+    Attributes:
+        muq: the audio tower's encoder; its sizes alone where a run has to train it first.
+        text: the text encoder's sizes.
+        text_params: its parameters; None where they are drawn.
+        tokenizer: the bytes of its `tokenizer.json`.
+    """
+
+    muq: MuQ
+    text: RobertaConfig
+    text_params: Tree | None
+    tokenizer: bytes
+
+
+def make_towers(config: ConfigDict, muq: MuQ, stored: Path | None = None) -> Towers:
+    """Returns the towers that a configuration of `mulan.py` asks for, and fills in their digests.
+
+    Args:
+        config: of the run.
+        muq: the audio tower's encoder.
+        stored: the work directory where the run has begun: it goes on with the tokenizer there. Else that of
+            a small text encoder is fitted to the training texts.
+
+    Raises:
+        UserError: no such text encoder, or none where one is needed.
+    """
+    name, targets, sizes = config.model.text_model, config.targets, config.model.text.to_dict()
+    if name == SMALL:
+        if targets.text is not None:
+            raise UserError(
+                f"targets.text={targets.text} is an {XLM_ROBERTA}; a small text encoder is trained from "
+                f"scratch: leave it out, or set model.text_model={XLM_ROBERTA}."
+            )
+        tokenizer = _fit_tokenizer(config) if stored is None else (stored / TOKENIZER).read_bytes()
+        text = RobertaConfig(
+            **(sizes | {"vocab_size": vocab_size_of(tokenizer)}),
+            ffn_width=_FFN_MULTIPLE * sizes["width"],
+            num_positions=config.data.text.max_tokens + 2,
+        )
+        towers = Towers(muq, text, None, tokenizer)
+    elif name == XLM_ROBERTA:
+        if targets.text is None:
+            raise UserError(
+                f"targets.text is not set: model.text_model={XLM_ROBERTA} begins with a released one. Give "
+                "its folder, or --config.targets.text=FacebookAI/xlm-roberta-base with the extra `hub`; or "
+                f"take --config.model.text_model={SMALL}, which needs none."
+            )
+        encoder = load_xlm_roberta(targets.text)
+        targets.text_sha256 = text_sha256(encoder)
+        towers = Towers(muq, *encoder)
+    else:
+        raise UserError(f"model.text_model={name!r}: expected {XLM_ROBERTA} or {SMALL}.")
+    targets.tokenizer_sha256 = hashlib.sha256(towers.tokenizer).hexdigest()
+    return towers
+
+
+def mulan_config(config: ConfigDict, towers: Towers) -> MuLanConfig:
+    """Returns the model of a configuration of `mulan.py`."""
+    width = towers.text.width
+    transformer = TransformerConfig(width=width, **config.model.text_transformer.to_dict())
+    return MuLanConfig(
+        muq=towers.muq.config,
+        roberta=towers.text,
+        text_model=config.model.text_model,
+        audio_layer=config.model.audio_layer,
+        audio_transformer=TransformerConfig(width=width, num_layers=0),
+        text_transformer=transformer,
+        latent_size=config.model.latent_size,
+        clip_seconds=max(1, round(config.data.crop_seconds)),
+        decoupled_loss=config.objective.loss == "decoupled",
+    )
+
+
+def given_towers(towers: Towers) -> dict[str, Any]:
+    """Returns what a run begins with, by the paths of `train.state.init_state`."""
+    variables = towers.muq.variables
+    found = {f"{name}/audio/muq": variables[name] for name in ("params", "batch_stats") if name in variables}
+    if "rvq" in variables:
+        found["rvq"] = variables["rvq"]
+    if towers.text_params is not None:
+        found["params/text/roberta"] = towers.text_params
+    return found
+
+
+def lr_factors(config: ConfigDict, model: MuLanConfig) -> LrFactors:
+    """Returns the factors of the encoders' layers, of what comes before these, and of the rest of each."""
+    optim = config.optim
+    decay, factors = optim.layer_decay, []
+    for path, factor, layers, num_layers, inputs in (
+        (
+            "audio/muq",
+            optim.audio_lr_factor,
+            "conformer/layers",
+            model.muq.conformer.num_layers,
+            ("subsample",),
+        ),
+        ("text/roberta", optim.text_lr_factor, "layers", model.roberta.num_layers, _EMBEDDING),
+    ):
+        for name, value in (("factor", factor), ("layer_decay", decay)):
+            if not value > 0:
+                raise UserError(
+                    f"optim: a {name} of {value}; expected more than 0. To hold parameters, freeze them."
+                )
+        by_layer = tuple(factor * decay ** (num_layers - number) for number in range(num_layers))
+        below = factor * decay ** (num_layers + 1)
+        factors += [(f"{path}/{layers}", by_layer), *((f"{path}/{name}", below) for name in inputs)]
+        factors.append((path, factor))
+    if optim.audio_lr_factor == optim.text_lr_factor == decay == 1:
+        return ()
+    return tuple(factors)
+
+
+def text_reader(config: ConfigDict, towers: Towers) -> TextReader:
+    """Returns what turns a clip's labels into token ids."""
+    return TextReader(_sentences(config), towers.tokenizer, config.data.text.max_tokens)
+
+
+def _fit_tokenizer(config: ConfigDict) -> bytes:
+    texts = texts_in(train_source(config))
+    return fit_byte_pairs(_sentences(config).material(texts, config.seed), config.model.text.vocab_size)
+
+
+def _sentences(config: ConfigDict) -> Sentences:
+    fields = config.data.text.to_dict()
+    del fields["max_tokens"]
+    return Sentences(**fields)
