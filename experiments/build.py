@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
-from muq_jax.data.texts import TextReader
 
 from experiments.clips import crop_samples, train_source, valid_source
 from experiments.configs.muq_iter import LABELS
@@ -31,6 +30,7 @@ from muq_jax.convert import rules
 from muq_jax.data.labels import LabelledSource
 from muq_jax.data.pipeline import make_batches, make_eval_batches
 from muq_jax.data.statistics import load_statistics, mel_statistics
+from muq_jax.data.texts import TextReader
 from muq_jax.data.transforms import Augment
 from muq_jax.errors import UserError
 from muq_jax.inference.mel_rvq import MelRVQ
@@ -182,6 +182,7 @@ def _check_batches(config: ConfigDict) -> None:
         ("data.batch_size", data.batch_size, 1, None),
         # The mel's window, and two whole tokens.
         ("data.crop_seconds", data.crop_seconds, 0.1, None),
+        ("optim.accumulate", config.optim.accumulate, 1, None),
         ("data.num_threads", data.num_threads, 0, None),
         ("data.num_workers", data.num_workers, 0, None),
         ("seed", config.seed, 0, 2**32 - 1),
@@ -190,6 +191,11 @@ def _check_batches(config: ConfigDict) -> None:
             raise UserError(
                 f"{name}={value}: expected {lowest} {'or more' if highest is None else f'to {highest}'}."
             )
+    if data.batch_size % config.optim.accumulate:
+        raise UserError(
+            f"data.batch_size={data.batch_size} does not divide into "
+            f"optim.accumulate={config.optim.accumulate} parts: take a multiple of that."
+        )
 
 
 def resolve_stat(config: ConfigDict) -> tuple[float, float]:

@@ -1,13 +1,14 @@
 """A run's work directory as a source of models. The checkpoints are saved as the training loop saves them."""
 
 import dataclasses
+import shutil
 
 import jax
 import numpy as np
 import pytest
 
 from experiments.original import random_tensors, upstream_config
-from muq_jax import MelRVQ, MuQ
+from muq_jax import MelRVQ, MuQ, MuQMuLan
 from muq_jax.checkpoint import Checkpoints
 from muq_jax.convert import mel_rvq as mel_rvq_names
 from muq_jax.convert import muq as muq_names
@@ -15,12 +16,16 @@ from muq_jax.convert import rules
 from muq_jax.convert.reader import read_tensors
 from muq_jax.convert.workdir import read_hidden_rvq
 from muq_jax.errors import UserError
+from muq_jax.inference.load import load_model, params_sha256
 from muq_jax.models.config_json import from_upstream_json, mel_rvq_to_json, to_upstream_json
 from muq_jax.models.hidden_rvq import HiddenRVQConfig, hidden_rvq_to_json
+from muq_jax.models.mulan_json import mulan_to_json
 from muq_jax.models.muq import MuQModel
+from muq_jax.objectives.music_text import MusicText
 from muq_jax.objectives.rvq import HiddenRVQObjective
 from muq_jax.quantize.random_projection import RandomProjectionConfig, init_random_projection
 from muq_jax.quantize.rvq import RVQConfig
+from tests.models.mulan_test import small_config
 
 CONFIG = from_upstream_json(upstream_config())
 
@@ -134,6 +139,32 @@ def test_a_run_that_fits_a_mel_rvq(variables, tmp_path):
     assert_same(rvq.variables, variables["rvq"])
     assert "quantizers.1.codebook.weight" in mel_rvq_names.to_torch_names(rvq.variables, rvq.config)
     with pytest.raises(UserError, match="type 'mel_rvq'; expected muq"):
+        MuQ.from_pretrained(tmp_path / "run")
+
+
+@pytest.mark.parametrize("loss_name, num_layers", [("decoupled", 0), ("sigmoid", 1)])
+def test_a_run_that_trains_a_mulan(loss_name, num_layers, tokenizer_json, tmp_path):
+    """What only the loss has, beside the towers, is no part of the model."""
+    config = dataclasses.replace(
+        small_config(),
+        text_model="small",
+        roberta=dataclasses.replace(small_config().roberta, vocab_size=150),
+    )
+    objective = MusicText(config, loss_name=loss_name, num_layers=num_layers)
+    params, state = jax.jit(objective.init)(jax.random.key(0))
+    save(tmp_path / "run", params, state, mulan_to_json(config))
+    shutil.copy(tokenizer_json, tmp_path / "run")
+    mulan = load_model(tmp_path / "run")
+    assert isinstance(mulan, MuQMuLan) and mulan.config == config
+    assert_same(mulan.params, {name: params[name] for name in ("audio", "text", "log_temperature")})
+    assert_same(mulan.variables["rvq"], state["rvq"])
+    mulan.save_pretrained(tmp_path / "model")
+    again = MuQMuLan.from_pretrained(tmp_path / "model")
+    assert again.config == config and params_sha256(again) == params_sha256(mulan)
+    text = ["a slow piano piece"]
+    np.testing.assert_array_equal(again(texts=text), mulan(texts=text))
+    assert "the PyTorch package `muq` does not load it" in (tmp_path / "model" / "README.md").read_text()
+    with pytest.raises(UserError, match="type 'mulan'; expected muq"):
         MuQ.from_pretrained(tmp_path / "run")
 
 

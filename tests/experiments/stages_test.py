@@ -84,7 +84,7 @@ def test_another_layer_may_be_chosen(teacher, layer):
 
 @pytest.mark.parametrize("variant", ["base", "large"])
 def test_the_papers_sizes_learn_from_layer_nine_of_twelve(variant, monkeypatch):
-    monkeypatch.setattr(stages, "_trained_teacher", lambda name: MuQ(muq_config(variant), {}))
+    monkeypatch.setattr(stages, "_trained_muq", lambda name, field: MuQ(muq_config(variant), {}))
     monkeypatch.setattr(stages, "params_sha256", lambda teacher: "0")
     config = muq_iter.get_config(variant)
     config.targets.teacher = "runs/muq"
@@ -164,7 +164,7 @@ def unfinished(folder):
         (no_muq, r"targets\.teacher=.*: .*config\.json holds a model of type 'mel_rvq'; expected muq"),
         (lambda folder: None, r"targets\.teacher=.*: There is no folder .*Give a model folder"),
         (other_rate, r"makes 50 tokens a second, model\.label_rate=25: set --config\.model\.label_rate=50"),
-        (other_sample_rate, r"hears 16000 Hz, the data is read at 24000 Hz\. Take another teacher"),
+        (other_sample_rate, r"hears 16000 Hz, the data is read at 24000 Hz\. Take another one"),
         (unfinished, r"trained to step 10 of 30 only\. Run its command again.*or export it.*`convert`"),
     ],
     ids=["no MuQ", "nothing", "label rate", "sample rate", "unfinished"],

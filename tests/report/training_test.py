@@ -78,6 +78,50 @@ def test_a_mel_rvq_run_is_reported(tmp_path):
     assert "Fitting a Mel-RVQ" in html and "800 of 1,024" in html and "no check found anything wrong" in html
 
 
+def mulan_rows():
+    rows = []
+    for step in (10, 20):
+        row = {
+            **muq_row(step),
+            "accuracy": 0.4,
+            "accuracy_chance": 0.125,
+            "temperature": 11.0,
+            "loss": 2.0 / step,
+        }
+        rows.append({name: row[name] for name in row if name not in ("ce", "unigram_ce")})
+        valid = {"split": "valid", "step": step, "loss": 1.5, "accuracy": 0.3, "accuracy_chance": 0.125}
+        for way in ("text_to_music", "music_to_text"):
+            for end, scale in (("", 3), ("_chance", 1)):
+                shares = {f"{way}_recall_at_{k}{end}": 0.01 * k * scale for k in (1, 5, 10)}
+                valid |= shares | {
+                    f"{way}_map_at_10{end}": 0.05 * scale,
+                    f"{way}_median_rank{end}": 51 - 9 * scale,
+                }
+        bins = [0.0] * 40
+        rows.append(
+            {**valid, "similarity_own": [*bins[:30], 1.0, *bins[:9]], "similarity_other": [0.025] * 40}
+        )
+    return rows
+
+
+def test_a_mulan_run_is_reported_beside_its_chance(tmp_path):
+    write(tmp_path / "run", mulan_rows())
+    page = report_training(tmp_path / "run").read_text()
+    for said in (
+        "Training MuQ-MuLan",
+        "30.0%",
+        "chance is 10.0%",
+        "median rank",
+        "0.53 on average with the own",
+    ):
+        assert said in page
+
+
+def test_a_mulan_run_without_validation_is_reported(tmp_path):
+    write(tmp_path / "run", [row for row in mulan_rows() if row["split"] == "train"])
+    assert "nearest in its training batch; chance is 12.5%" in report_training(tmp_path / "run").read_text()
+
+
 def test_a_run_of_one_row_is_reported(tmp_path):
     write(tmp_path / "run", [muq_row(5)])
     assert report_training(tmp_path / "run").exists()

@@ -37,6 +37,12 @@ def test_a_long_text_is_cut_before_its_end_mark(tokenizer):
     assert tokens.cut == [len(whole) - 6, 0]
 
 
+def test_a_text_that_is_no_unicode_is_named(tokenizer):
+    """As an argument in Latin-1 comes from a shell."""
+    with pytest.raises(UserError, match=r"the text 'caf\\udce9' has the half character '\\udce9' at 3"):
+        tokenizer(["piano", "caf\udce9"], 16)
+
+
 def test_padding():
     np.testing.assert_array_equal(pad_ids([[0, 5, 2], [0, 2]], 1, 4), [[0, 5, 2, 1], [0, 2, 1, 1]])
 

@@ -3,8 +3,16 @@ import numpy as np
 import pytest
 
 from muq_jax.models.config import MelRVQConfig, muq_config
+from muq_jax.models.mulan import MuLanConfig, TextTower
 from muq_jax.models.muq import MuQModel
-from muq_jax.train.flops import mel_rvq_training_flops, muq_forward_flops, muq_training_flops
+from muq_jax.models.roberta import RobertaConfig
+from muq_jax.nn.transformer import TransformerConfig
+from muq_jax.train.flops import (
+    mel_rvq_training_flops,
+    mulan_training_flops,
+    muq_forward_flops,
+    muq_training_flops,
+)
 
 
 @pytest.mark.parametrize("label_rate", [25, 50])
@@ -43,3 +51,30 @@ def test_large_is_the_sum_of_its_layers():
 def test_mel_rvq_count():
     per_token = 8 * (2 * 512 * 16 + 1024 * 16)
     assert mel_rvq_training_flops(MelRVQConfig(), 24_000) == 6 * 25 * per_token
+
+
+def test_a_text_is_counted_as_the_compiler_does():
+    """With one layer each, since it counts a scan's body once."""
+    config = MuLanConfig(
+        muq=muq_config("smoke"),
+        roberta=RobertaConfig(500, 64, 1, 2, 256, 60),
+        text_transformer=TransformerConfig(64, 1, 2, 32),
+    )
+    tower, ids = TextTower(config), jax.ShapeDtypeStruct((1, 50), np.int32)
+    variables = jax.eval_shape(tower.init, jax.random.key(0), ids)
+    counted = jax.jit(tower.apply).lower(variables, ids).compile().cost_analysis()["flops"]
+    text = mulan_training_flops(config, 48_000, 50) - mulan_training_flops(config, 48_000, 0)
+    assert text / 3 == pytest.approx(counted, rel=0.15)
+
+
+def test_what_is_frozen_is_heard_but_not_learned():
+    config = MuLanConfig(muq=muq_config("smoke"))
+    heard = muq_forward_flops(config.muq, 48_000)
+    audio = [
+        mulan_training_flops(config, 48_000, 0, frozen=frozen)
+        for frozen in ((), ("audio/muq/subsample",), ("audio/muq",))
+    ]
+    assert audio[0] == 3 * heard and heard < audio[1] < 3 * heard and audio[2] == heard
+    xlm = 12 * (4 * 768**2 + 2 * 40 * 768 + 2 * 768 * 3072)
+    texts = [mulan_training_flops(config, 48_000, 40, frozen=frozen) for frozen in ((), ("text/roberta",))]
+    assert texts[0] - texts[1] == 4 * 40 * xlm

@@ -21,6 +21,11 @@ def valid_row(step, loss):
 HEALTHY = [train_row(step) for step in range(500, 10_500, 500)]
 
 
+def retrieval_row(step, found, chance=0.1):
+    names = "text_to_music_recall_at_10", "text_to_music_recall_at_10_chance"
+    return {**valid_row(step, 4.0), names[0]: found, names[1]: chance}
+
+
 def names(rows):
     return [row["check"] for row in findings(rows)]
 
@@ -39,6 +44,11 @@ def test_a_healthy_run_is_left_in_peace():
             "no_better_than_chance",
             [train_row(1500, ce=[6.93, 6.95])],
             "6.940, is no better than chance (6.930)",
+        ),
+        (
+            "retrieval_no_better_than_chance",
+            [*HEALTHY, *(retrieval_row(1000 * i, found) for i, found in enumerate([0.08, 0.11, 0.10], 1))],
+            "among the first ten in 11.0% of cases, no better than chance (10.0%)",
         ),
         (
             "not_below_code_frequencies",
@@ -81,6 +91,11 @@ def test_each_check_finds_its_fault_and_says_it_once(check, rows, said):
     assert said in found[0]["message"]
     assert found[0]["split"] == "health" and found[0]["step"] > 0
     assert findings([*rows, *found]) == []
+
+
+def test_retrieval_above_chance_or_of_few_clips_is_left_in_peace():
+    for found, chance in ((0.2, 0.1), (1.0, 1.0), (0.97, 0.9)):
+        assert findings([*HEALTHY, *(retrieval_row(1000 * i, found, chance) for i in (1, 2, 3))]) == []
 
 
 def test_it_is_too_early_to_tell():
