@@ -188,13 +188,16 @@ def mean_over_time(frames: np.ndarray, num_valid: np.ndarray) -> np.ndarray:
     return np.stack([row[:, :valid].mean(axis=1) for row, valid in zip(frames, num_valid, strict=True)])
 
 
-def load_encoder(model: str, name: str | None = None) -> "Encoder | ReadyFeatures":
+def load_encoder(
+    model: str, name: str | None = None, tokenizer: str | None = None
+) -> "Encoder | ReadyFeatures":
     """Returns what MODEL of the command `probe` stands for.
 
     Args:
         model: a model folder, a work directory or an id on the hub; `logmel`; `cqt`; `random:PRESET` or
             `random:PRESET:SEED`, an untrained MuQ; or a folder of ready features (`ready.py`).
         name: as tables show it; the folder's name by default.
+        tokenizer: of a MuQ-MuLan that has none beside it.
 
     Raises:
         UserError: there is no such thing.
@@ -207,7 +210,7 @@ def load_encoder(model: str, name: str | None = None) -> "Encoder | ReadyFeature
         return _untrained_preset(model, name or model)
     if is_ready_features(model):
         return ReadyFeatures(model, name)
-    loaded = load_model(model)
+    loaded = load_model(model, tokenizer)
     name = name or _last_part(model)
     return MuLanEncoder(loaded, name) if isinstance(loaded, MuQMuLan) else MuQEncoder(loaded, name)
 
