@@ -180,7 +180,7 @@ def zero_shot(
     if tracks.failures:
         first = next(iter(tracks.failures.values()))
         problems.append(
-            f"{len(tracks.failures)} tracks could not be heard and are left out; the first: {first}."
+            f"Of {len(dataset.items):,} tracks {len(tracks.failures):,} could not be heard; the first: {first}."
         )
     if task is None:
         rated = {"parts": rate_search(found, right)}

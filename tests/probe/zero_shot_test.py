@@ -169,7 +169,7 @@ def test_a_text_whose_tracks_all_failed_is_not_asked_for(captions, tmp_path, mon
     assert found.content["parts"][0]["num_items"] == 4 and found.content["failures"] == {
         "2": "2.wav: no such file"
     }
-    assert "1 tracks could not be heard" in found.content["problems"][0]
+    assert "Of 7 tracks 1 could not be heard" in found.content["problems"][0]
 
 
 def test_a_result_that_is_there(captions, tmp_path, monkeypatch):
