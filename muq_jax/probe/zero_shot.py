@@ -180,7 +180,8 @@ def zero_shot(
     if tracks.failures:
         first = next(iter(tracks.failures.values()))
         problems.append(
-            f"Of {len(dataset.items):,} tracks {len(tracks.failures):,} could not be heard; the first: {first}."
+            f"Of {len(dataset.items):,} tracks {len(tracks.failures):,} could not be heard; "
+            f"the first: {first}."
         )
     if task is None:
         rated = {"parts": rate_search(found, right)}
