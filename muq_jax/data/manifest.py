@@ -10,7 +10,9 @@ A manifest has one JSON object a line. Read are
 | `num_samples`    |                                        | None: `with_header` reads it          |
 | `split`          |                                        | None                                  |
 
-and every other field is a label.
+and every other field is a label. Two of them are read where music and text are trained (see `texts.py`):
+`caption`, a text about the clip, and `tags`, a list of names, with a category where it is known, as
+["genre---rock", "instrument---piano"] or {"genre": ["rock"], "instrument": ["piano"]}.
 """
 
 import collections

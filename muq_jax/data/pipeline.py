@@ -19,7 +19,7 @@ from absl import flags
 from muq_jax.data.labels import LabelledSource
 from muq_jax.data.mixture import Mixture
 from muq_jax.data.sources import Source
-from muq_jax.data.texts import TextReader
+from muq_jax.data.texts import TextReader, check_texts
 from muq_jax.data.transforms import Augment, CentreCrop, Crop, RandomCrop, no_codes
 from muq_jax.errors import UserError
 
@@ -138,8 +138,11 @@ def make_batches(
         shuffle: False takes the source in its own order.
 
     Raises:
-        UserError: the source is empty, or smaller than one batch while `num_epochs` is given.
+        UserError: the source is empty, or smaller than one batch while `num_epochs` is given; texts are to be
+            read and a clip has none.
     """
+    if texts is not None:
+        check_texts(source)
     if isinstance(source, Mixture):
         if num_epochs is not None:
             raise ValueError("a mixture has no epochs: each of its corpora comes round in its own time")
@@ -174,8 +177,11 @@ def make_eval_batches(
     """Returns evaluation batches: the middle of every clip, once, in the source's order; nothing is drawn.
 
     The last batch is filled up with rows of no samples (zero wave, `num_samples` 0, id ""), so that all
-    batches have one shape; weigh rows by `num_samples > 0`. Arguments as in `make_batches`.
+    batches have one shape; weigh rows by `num_samples > 0`. Such a row's `ids` are padding alone; a clip's
+    text is read without chance. Arguments and errors as in `make_batches`.
     """
+    if texts is not None:
+        check_texts(source)
     dataset = grain.MapDataset.source(_not_empty(source)).map(CentreCrop(crop_samples, token_samples, texts))
     filler: Crop = {"id": "", "wave": np.zeros(crop_samples, np.float32), "num_samples": 0}
     if isinstance(source, LabelledSource):

@@ -14,6 +14,7 @@ from grain.sources import ArrayRecordDataSource
 from muq_jax.audio.decode import audio_info, load_audio
 from muq_jax.data.manifest import Clip, read_manifest, scan_folder, select_split
 from muq_jax.data.mixture import Mixture, parse_mixture
+from muq_jax.data.mtg_jamendo import PREFIX, mtg_jamendo_clips
 from muq_jax.data.paths import as_path, check_reachable, is_remote
 from muq_jax.data.shards import SHARD_SUFFIX, SLICE_PREFIX, decode_record, is_shards
 from muq_jax.errors import UserError
@@ -52,9 +53,9 @@ def make_source(spec: Any, *, split: str | None = None, keep_channels: bool = Fa
 
     Args:
         spec: a folder of audio files, a manifest (`.jsonl`), a folder of shards written by `prepare`,
-            "toy_music" or "toy_music:NUM_CLIPS", "tfds:NAME" or "tfds:NAME:SPLIT", a mixture of these
-            ("runs/rock=0.7,runs/folk=0.3"), or an object like those of `tfds.data_source`. Shards may lie in
-            an object store (gs://...).
+            "toy_music" or "toy_music:NUM_CLIPS", "tfds:NAME" or "tfds:NAME:SPLIT", "mtg_jamendo:FOLDER" of
+            the published files, a mixture of these ("runs/rock=0.7,runs/folk=0.3"), or an object like those
+            of `tfds.data_source`. Shards may lie in an object store (gs://...).
         split: only clips of this split; None takes all (of a tfds dataset: "train"). Of a mixture: of those
             corpora that have this split; one without any splits is all "train".
         keep_channels: give [channels, S] from audio files, for `Augment(random_channel=True)`.
@@ -85,6 +86,8 @@ def make_source(spec: Any, *, split: str | None = None, keep_channels: bool = Fa
         from muq_jax.data.tfds_source import open_tfds
 
         return open_tfds(rest, split=split)
+    if name.startswith(PREFIX):
+        return FileSource(mtg_jamendo_clips(rest, split), keep_channels=keep_channels)
 
     path = as_path(name)
     check_reachable(path)
@@ -103,8 +106,8 @@ def make_source(spec: Any, *, split: str | None = None, keep_channels: bool = Fa
         return FileSource(select_split(read_manifest(path), split, name), keep_channels=keep_channels)
     raise UserError(
         f"source {name!r}: no such file or folder; expected a folder of audio, a manifest (.jsonl), "
-        "a folder written by `prepare`, toy_music[:NUM_CLIPS], tfds:NAME[:SPLIT], or a mixture of these "
-        "such as runs/rock=0.7,runs/folk=0.3"
+        "a folder written by `prepare`, toy_music[:NUM_CLIPS], tfds:NAME[:SPLIT], mtg_jamendo:FOLDER, or a "
+        "mixture of these such as runs/rock=0.7,runs/folk=0.3"
     )
 
 

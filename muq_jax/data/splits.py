@@ -4,6 +4,7 @@ import os
 
 from muq_jax.data.manifest import read_manifest, scan_folder
 from muq_jax.data.mixture import parse_mixture
+from muq_jax.data.mtg_jamendo import LISTS, PREFIX
 from muq_jax.data.paths import as_path
 from muq_jax.data.shards import is_shards
 from muq_jax.data.toy_music import SPLITS
@@ -19,10 +20,12 @@ def split_names(spec: str | os.PathLike[str]) -> frozenset[str]:
         UserError: a manifest that cannot be read.
     """
     name = os.fspath(spec)
-    if name.partition(":")[0] == "toy_music":
-        return frozenset(SPLITS)
     if mixture := parse_mixture(name):
         return frozenset().union(*(split_names(corpus) for corpus, _ in mixture))
+    if name.partition(":")[0] == "toy_music":
+        return frozenset(SPLITS)
+    if name.startswith(PREFIX):
+        return frozenset(LISTS)
     path = as_path(name)
     if path.is_dir():
         clips = read_manifest(path / "manifest.jsonl") if is_shards(path) else scan_folder(path)

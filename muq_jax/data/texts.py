@@ -9,9 +9,9 @@ import numpy as np
 import tokenizers
 
 from muq_jax.data.mixture import Mixture
-from muq_jax.errors import UserError
+from muq_jax.errors import UserError, mistakes_in
 from muq_jax.text.sentences import Sentences, Text
-from muq_jax.text.tokenizer import encode, open_tokenizer, pad_ids
+from muq_jax.text.tokenizer import check_unicode, encode, open_tokenizer, pad_ids
 
 _SEPARATOR = "---"
 """Between category and name of a tag, as MTG-Jamendo writes them: genre---rock."""
@@ -26,7 +26,7 @@ def text_of(labels: Mapping[str, Any], where: str) -> Text:
         where: names the clip in an error.
 
     Raises:
-        UserError: neither of both, an empty text, or another kind of value.
+        UserError: neither of both, an empty text, half characters, or another kind of value.
     """
     caption, tags = labels.get("caption"), labels.get("tags")
     if caption is not None and (not isinstance(caption, str) or not caption.strip()):
@@ -48,7 +48,30 @@ def text_of(labels: Mapping[str, Any], where: str) -> Text:
             f"{where}: neither `caption` nor `tags`, so there is no text for this clip. Give it one, or "
             "leave the clip out"
         )
+    with mistakes_in(where):
+        check_unicode("".join([caption or "", *(name for _, name in found)]))
     return Text(caption and caption.strip(), tuple(dict.fromkeys(found)))
+
+
+def check_texts(source: Any) -> None:
+    """Raises UserError if an example of a source has no text; names the first, and says how many there are.
+
+    Decodes no audio: where a source cannot tell labels without, as tfds's, only its first example is read.
+    """
+    for part in source.sources if isinstance(source, Mixture) else [source]:
+        wrong = []
+        indices = range(len(part) if hasattr(part, "labels_at") else min(len(part), 1))
+        for index in indices:
+            id, labels = labels_at(part, index)
+            try:
+                text_of(labels, f"clip {id!r}")
+            except UserError as error:
+                wrong.append(str(error))
+        if wrong:
+            raise UserError(
+                f"{part}: audio without text, {len(wrong)} of {len(indices)} examples that were looked at. "
+                f"The first: {wrong[0]}"
+            )
 
 
 def texts_in(source: Any) -> Iterator[Text]:
@@ -83,12 +106,14 @@ class TextReader:
     """
 
     sentences: Sentences
-    tokenizer: bytes
+    tokenizer: bytes = dataclasses.field(repr=False)
     max_tokens: int
 
     def __post_init__(self) -> None:
         if self.max_tokens < 3:
-            raise UserError(f"data.text.max_tokens={self.max_tokens}: expected 3 or more.")
+            raise UserError(
+                f"data.text.max_tokens={self.max_tokens}: expected 3 or more, for two marks and a text."
+            )
 
     def draw(self, example: Mapping[str, Any], rng: np.random.Generator) -> np.ndarray:
         """Returns ids int32 [N] of a text drawn for training."""

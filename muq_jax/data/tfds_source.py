@@ -111,7 +111,9 @@ def _full_scale_one(wave: np.ndarray, id: Any) -> np.ndarray:
 
 
 def _plain(value: Any) -> Any:
-    """Returns text for bytes, which is what tfds gives for text; everything else as it is."""
+    """Returns text for bytes, which is what tfds gives for text, also in lists; everything else as it is."""
     if isinstance(value, Mapping):
         return {name: _plain(part) for name, part in value.items()}
+    if isinstance(value, list | np.ndarray) and len(value) and isinstance(value[0], bytes):
+        return [part.decode() for part in value]
     return value.decode() if isinstance(value, bytes) else value

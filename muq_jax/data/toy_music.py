@@ -31,6 +31,15 @@ _CAPTIONS = (
 )
 
 
+class _Score(NamedTuple):
+    """A clip before it sounds: its notes, who plays them, its labels, and the generator to go on with."""
+
+    events: list[Event]
+    voices: dict[str, str]
+    labels: dict[str, Any]
+    random: np.random.Generator
+
+
 class ToyClip(NamedTuple):
     """A clip: float32 `[S]` at 24 kHz, and labels that JSON can hold (see `make_clip`)."""
 
@@ -60,10 +69,9 @@ def make_clip(index: int, seed: int = 0, *, seconds: float = 10.0) -> ToyClip:
             f"make_clip({index=}, {seed=}, {seconds=}): expected 0 or more, 0 or more, 0.1 or more"
         )
     num_samples = round(seconds * SAMPLE_RATE_HZ)
-    block, place = divmod(index, 4)
-    make, ordinal = (_note, block) if place == 3 else (_song, 3 * block + place)
-    mixture, labels = make(ordinal, seed, num_samples)
-    return ToyClip(f"toy-{seed}-{index:06d}", _record(_random(seed, index, "record"), mixture), labels)
+    score = _score(index, seed, num_samples)
+    mixture = _render(score, num_samples)
+    return ToyClip(_id(index, seed), _record(_random(seed, index, "record"), mixture), score.labels)
 
 
 def split_of(index: int, seed: int = 0) -> str:
@@ -113,6 +121,12 @@ class ToyMusicSource:
         wave = clip.wave.astype(np.float32) / 32768
         return {"id": clip.id, "wave": wave, "sample_rate_hz": SAMPLE_RATE_HZ, "labels": clip.labels}
 
+    def labels_at(self, item: int) -> tuple[str, dict[str, Any]]:
+        """Returns a clip's id and labels; synthesises nothing."""
+        index = self._indices[item]
+        labels = _score(index, self.seed, round(self.seconds * SAMPLE_RATE_HZ)).labels
+        return _id(index, self.seed), labels
+
     def __repr__(self) -> str:
         corpus = f"{self.num_clips}, seed={self.seed}, seconds={self.seconds}"
         return f"ToyMusicSource({corpus}, split={self.split!r})"
@@ -126,7 +140,16 @@ def to_pcm16(wave: np.ndarray) -> np.ndarray:
     return np.round(wave * 32768).astype(np.int16)
 
 
-def _song(ordinal: int, seed: int, num_samples: int) -> tuple[np.ndarray, dict[str, Any]]:
+def _id(index: int, seed: int) -> str:
+    return f"toy-{seed}-{index:06d}"
+
+
+def _score(index: int, seed: int, num_samples: int) -> _Score:
+    block, place = divmod(index, 4)
+    return _note(block, seed, num_samples) if place == 3 else _song(3 * block + place, seed, num_samples)
+
+
+def _song(ordinal: int, seed: int, num_samples: int) -> _Score:
     random = _random(seed, ordinal, "song")
     key = _balanced(KEYS, ordinal, seed, "key")
     style_name = _balanced(tuple(STYLES), ordinal, seed, "style")
@@ -168,10 +191,10 @@ def _song(ordinal: int, seed: int, num_samples: int) -> tuple[np.ndarray, dict[s
         backing=backing,
         drums="with drums" if has_drums else "without drums",
     )
-    return _render(random, events, voices, num_samples), labels
+    return _Score(events, voices, labels, random)
 
 
-def _note(ordinal: int, seed: int, num_samples: int) -> tuple[np.ndarray, dict[str, Any]]:
+def _note(ordinal: int, seed: int, num_samples: int) -> _Score:
     """One pitch, struck every one to two seconds: plucked once, most of the clip would be silent."""
     random = _random(seed, ordinal, "note")
     instrument = _balanced(LEADS, ordinal, seed, "note instrument")
@@ -179,7 +202,7 @@ def _note(ordinal: int, seed: int, num_samples: int) -> tuple[np.ndarray, dict[s
     gap_s = random.uniform(1.0, 2.0)
     starts = np.arange(0.0, num_samples / SAMPLE_RATE_HZ, gap_s).tolist()
     events = [Event("melody", t, t + 0.9 * gap_s, pitch, random.uniform(0.7, 1.0)) for t in starts]
-    return _render(random, events, {"melody": instrument}, num_samples), {
+    labels = {
         "kind": "note",
         "key": None,
         "tempo_bpm": None,
@@ -195,6 +218,7 @@ def _note(ordinal: int, seed: int, num_samples: int) -> tuple[np.ndarray, dict[s
         "style": None,
         "caption": f"The note {TONICS[pitch % 12]}{pitch // 12 - 1}, played over and over on {instrument}.",
     }
+    return _Score(events, {"melody": instrument}, labels, random)
 
 
 def _within(seconds: float, spans: list[tuple[float, float, Any]]) -> list[list[Any]]:
@@ -203,21 +227,19 @@ def _within(seconds: float, spans: list[tuple[float, float, Any]]) -> list[list[
     return [[round(start, 4), round(end, 4), label] for start, end, label in cut if end - start > 1e-3]
 
 
-def _render(
-    random: np.random.Generator, events: list[Event], voices: dict[str, str], num_samples: int
-) -> np.ndarray:
+def _render(score: _Score, num_samples: int) -> np.ndarray:
     """The mixture, float64 `[num_samples]`; each part has its own brightness for the whole clip."""
-    brightness = {part: random.uniform(0.8, 1.2) for part in _GAINS}
+    brightness = {part: score.random.uniform(0.8, 1.2) for part in _GAINS}
     mixture = np.zeros(num_samples)
     sounds: dict[tuple[str, int, int], np.ndarray] = {}
-    for part, start_s, end_s, pitch, velocity in events:
+    for part, start_s, end_s, pitch, velocity in score.events:
         start, length = round(start_s * SAMPLE_RATE_HZ), round((end_s - start_s) * SAMPLE_RATE_HZ)
         if start >= num_samples:
             continue
         if (part, pitch, length) not in sounds:
             sounds[part, pitch, length] = (
-                render_note(voices[part], pitch, length, brightness[part])
-                if part in voices
+                render_note(score.voices[part], pitch, length, brightness[part])
+                if part in score.voices
                 else render_drum(part, brightness[part])
             )
         into = max(start, 0)

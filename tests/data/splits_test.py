@@ -38,6 +38,16 @@ def test_toy_music_has_three(spec):
     assert split_names(spec) == {"train", "val", "test"}
 
 
+def test_mtg_jamendo_has_three():
+    assert split_names("mtg_jamendo:/nowhere") == {"train", "val", "test"}
+
+
+@pytest.mark.parametrize("first", ["toy_music:20", "mtg_jamendo:/nowhere"])
+def test_a_mixture_has_those_of_all_whatever_comes_first(tmp_path, first):
+    path = manifest(tmp_path / "m.jsonl", "train", "dev")
+    assert split_names(f"{first}=1,{path}=2") == {"train", "val", "test", "dev"}
+
+
 @pytest.mark.parametrize("spec", ["tfds:nsynth", "tfds:nsynth:valid", "nowhere"])
 def test_a_name_that_is_no_path_has_none(spec):
     assert split_names(spec) == set()

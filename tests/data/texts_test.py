@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from muq_jax.data.convert import Settings
 from muq_jax.data.pipeline import make_batches, make_eval_batches
 from muq_jax.data.prepare import prepare
 from muq_jax.data.sources import make_source
-from muq_jax.data.texts import TextReader, labels_at, text_of, texts_in
+from muq_jax.data.texts import TextReader, check_texts, labels_at, text_of, texts_in
 from muq_jax.errors import UserError
 from muq_jax.text.byte_pairs import fit_byte_pairs
 from muq_jax.text.sentences import Sentences, Text
@@ -72,6 +73,8 @@ def test_captions_and_tags(labels, expected):
         ({"tags": {"genre": "rock"}}, "expected a list of names"),
         ({"tags": ["rock", ""]}, "`tags` holds ''; expected names"),
         ({"tags": [None]}, "`tags` holds None"),
+        ({"caption": "caf\udce9"}, "here: the text .* has the half character"),
+        ({"tags": ["a", "\ud83c"]}, "here: the text .* has the half character"),
     ],
 )
 def test_what_is_no_text_is_named(labels, said):
@@ -102,6 +105,23 @@ def test_a_clip_without_text_is_named(manifest):
     (manifest.parent / "mute.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(UserError, match="clip 'mute': neither `caption` nor `tags`"):
         list(texts_in(make_source(manifest.parent / "mute.jsonl")))
+
+
+def test_a_source_without_texts_is_refused_before_it_is_read(manifest, tokenizer):
+    rows = [{"path": "a.wav", "id": "mute"}, *ROWS, {"path": "b.wav", "id": "blank", "caption": " "}]
+    (manifest.parent / "some.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    texts = TextReader(Sentences(), tokenizer, 40)
+    some, whole = manifest.parent / "some.jsonl", make_source(manifest)
+    for spec in (some, f"{manifest}=1,{some}=2"):
+        for make in (partial(make_batches, seed=0), make_eval_batches):
+            with pytest.raises(
+                UserError, match=r"audio without text, 2 of 6 .* The first: clip 'mute': neither"
+            ):
+                make(make_source(spec), batch_size=2, crop_samples=6000, texts=texts)
+    check_texts(whole)
+    silent = [{"id": "x", "wave": np.zeros(9, np.float32)}]  # of which nothing is known without its audio
+    with pytest.raises(UserError, match=r"1 of 1 examples that were looked at\. The first: clip 'x'"):
+        check_texts(silent)
 
 
 def test_text_without_audio_is_named(manifest):
@@ -159,6 +179,11 @@ def test_worker_processes_draw_the_same_texts(manifest, tokenizer):
         with make_batches(make_source(manifest, split="train"), texts=texts, **options) as batches:
             found.append(np.stack([batch["ids"] for batch in batches]))
     np.testing.assert_array_equal(*found)
+
+
+def test_a_reader_is_told_in_few_words(tokenizer):
+    """It is a part of a data set, which Grain prints."""
+    assert len(repr(TextReader(Sentences(), tokenizer, 40))) < 300
 
 
 def test_too_few_tokens_are_refused(tokenizer):

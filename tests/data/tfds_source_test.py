@@ -85,6 +85,14 @@ def test_features_and_types(feature, dtype):
     assert (source[0]["id"], source[0]["labels"]) == ("0", {"label": "x"})
 
 
+@pytest.mark.parametrize("tags", [[b"rock", "声".encode()], np.array([b"rock", "声".encode()], object)])
+def test_texts_in_lists(tags):
+    source = TfdsSource([{"audio": np.zeros(4), "sample_rate": 24000, "tags": tags, "beats": np.ones(2)}])
+    labels = source[0]["labels"]
+    assert labels["tags"] == ["rock", "声"]
+    np.testing.assert_array_equal(labels["beats"], [1, 1])
+
+
 def test_channels_are_averaged():
     source = TfdsSource([{"audio": np.array([[0.0, 1.0], [0.5, 0.5]]), "sample_rate_hz": 24000}])
     np.testing.assert_array_equal(source[0]["wave"], [0.5, 0.5])

@@ -358,6 +358,13 @@ def test_a_full_cache_changes_nothing(monkeypatch):
             np.testing.assert_array_equal(source[i]["wave"], make_clip(i, seconds=0.2).wave)
 
 
+def test_labels_come_without_sound(monkeypatch):
+    expected = [make_clip(i, seed=2, seconds=1) for i in range(8)]
+    monkeypatch.setattr("muq_jax.data.toy_music.render_note", lambda *_: pytest.fail("it synthesises"))
+    source = ToyMusicSource(8, seed=2, seconds=1)
+    assert [source.labels_at(i) for i in range(8)] == [(clip.id, clip.labels) for clip in expected]
+
+
 def test_source_feeds_grain():
     data = grain.MapDataset.source(ToyMusicSource(8, seconds=0.1)).shuffle(seed=0)
     assert {example["id"] for example in data} == {make_clip(i, seconds=0.1).id for i in range(8)}

@@ -122,6 +122,8 @@ OLD = st.one_of(
 
 @given(st.text(OLD))
 def test_every_text_comes_back(tokenizer, text):
+    for mark in MARKS:  # which is read as the mark, as tested above
+        text = text.replace(mark, "")
     # The library lowers every letter alone; Python's own for texts looks at a sigma's place.
     lowered = "".join(letter.lower() for letter in unicodedata.normalize("NFKC", text))
     assert tokenizer.decode(ids(tokenizer, text)) == " ".join(lowered.split())

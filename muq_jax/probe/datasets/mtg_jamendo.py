@@ -14,16 +14,15 @@ two splits. Instrument has 41 tags in the whole table and 40 in the split.
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
+from muq_jax.data.mtg_jamendo import CATEGORIES, LISTS, PLACES, read_rows
 from muq_jax.errors import UserError
 from muq_jax.probe.datasets.folder import (
     AUDIO_MISSING,
     audio_by_stem,
     count_splits,
     published_problem,
-    read_text,
     require,
 )
 from muq_jax.probe.task import SPLITS, Dataset, Item
@@ -46,11 +45,10 @@ class Subset:
     categories: tuple[str, ...]
 
 
-_CATEGORIES = ("genre", "instrument", "mood/theme")
-TOP50 = Subset("top50tags", 50, (32_136, 10_888, 11_356), _CATEGORIES)
-GENRE = Subset("genre", 87, (32_572, 11_043, 11_479), _CATEGORIES[:1])
-INSTRUMENT = Subset("instrument", 40, (14_395, 5_466, 5_115), _CATEGORIES[1:2])
-MOOD = Subset("moodtheme", 56, (9_949, 3_802, 4_231), _CATEGORIES[2:])
+TOP50 = Subset("top50tags", 50, (32_136, 10_888, 11_356), CATEGORIES)
+GENRE = Subset("genre", 87, (32_572, 11_043, 11_479), CATEGORIES[:1])
+INSTRUMENT = Subset("instrument", 40, (14_395, 5_466, 5_115), CATEGORIES[1:2])
+MOOD = Subset("moodtheme", 56, (9_949, 3_802, 4_231), CATEGORIES[2:])
 SUBSETS = (TOP50, GENRE, INSTRUMENT, MOOD)
 
 SOURCE = (
@@ -58,7 +56,6 @@ SOURCE = (
     "--dataset raw_30s --type audio-low --unpack --remove AUDIO (156 GB; for moods --dataset "
     "autotagging_moodtheme, 46 GB, is enough); have the clone and AUDIO in one folder and give that"
 )
-_COLUMNS = ("TRACK_ID", "ARTIST_ID", "ALBUM_ID", "PATH", "DURATION", "TAGS")
 
 
 def read_mtg_jamendo_top50(data: str) -> Dataset:
@@ -87,13 +84,13 @@ def read_mtg_jamendo_mood(data: str) -> Dataset:
 
 def _read(data: str, subset: Subset) -> Dataset:
     folder = Path(data)
-    lists = [_find_list(folder, subset, split) for split in ("train", "validation", "test")]
+    lists = [_find_list(folder, subset, split) for split in LISTS.values()]
     audio = audio_by_stem(folder)
     items: list[Item] = []
     classes: set[str] = set()
     left_out: Counter[str] = Counter()
     for split, path in zip(SPLITS, lists, strict=True):
-        for track, artist, stem, tags in _rows(path, subset):
+        for track, artist, stem, tags in read_rows(path, subset.categories):
             classes.update(tags)
             found = audio.get(f"{stem}.low") or audio.get(stem)
             if found is None:
@@ -110,32 +107,4 @@ def _read(data: str, subset: Subset) -> Dataset:
 
 def _find_list(folder: Path, subset: Subset, split: str) -> Path:
     name = f"split-0/autotagging_{subset.name}-{split}.tsv"
-    places = ("data/splits", "splits", "mtg-jamendo-dataset*/data/splits", "*/data/splits", "*/splits")
-    return require(folder, (*(f"{place}/{name}" for place in places), name), SOURCE)
-
-
-def _rows(path: Path, subset: Subset) -> Iterator[tuple[str, str, str, tuple[str, ...]]]:
-    """Yields track, artist, name of the file without suffix, and tags."""
-    lines = read_text(path).split("\n")
-    if tuple(lines[0].split()) != _COLUMNS:
-        raise UserError(
-            f"{path}, line 1: found {lines[0].rstrip()[:80]!r}; expected {', '.join(_COLUMNS)}, separated "
-            "by tabs"
-        )
-    for number, line in enumerate(lines[1:], start=2):
-        cells = [cell.strip() for cell in line.split("\t")]
-        if not any(cells):
-            continue
-        if len(cells) < len(_COLUMNS):
-            raise UserError(
-                f"{path}, line {number}: {len(cells)} cells; expected {', '.join(_COLUMNS)}, "
-                "separated by tabs"
-            )
-        track, artist, _, file, _, *tags = cells
-        for tag in tags:
-            if tag.partition("---")[0] not in subset.categories:
-                raise UserError(
-                    f"{path}, line {number}: the tag {tag!r}; expected CATEGORY---NAME, of the categories "
-                    f"{', '.join(subset.categories)}"
-                )
-        yield track, artist, Path(file).stem, tuple(tags)
+    return require(folder, (*(f"{place}/{name}" for place in PLACES), name), SOURCE)
