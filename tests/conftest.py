@@ -1,9 +1,12 @@
 """Every test sees eight simulated CPU devices: what is sharded here is sharded on a pod."""
 
+import atexit
 import json
 import os
+import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -15,9 +18,21 @@ os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 ).strip()
 os.environ.setdefault("MPLBACKEND", "agg")
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", "")  # commands under test leave the user's cache alone
+if "PYTEST_XDIST_WORKER" not in os.environ:  # workers have it from whoever started them
+    # Commands under test leave the user's cache alone and take from each other what one has compiled.
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="muq_jax-compiled-")
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+import jax  # after what it reads from the environment
+
+jax.config.update("jax_enable_compilation_cache", False)  # tests themselves compile
 # A shell hands SIGINT down as ignored to what it runs in the background; commands under test are to hear it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_configure(config):
+    # Most of the time goes into compiling. What is slow or compared with PyTorch runs as it does for users.
+    quick = "not slow" in config.option.markexpr and "not torch" in config.option.markexpr
+    jax.config.update("jax_disable_most_optimizations", quick)
 
 
 @pytest.fixture

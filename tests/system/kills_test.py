@@ -36,15 +36,6 @@ SETTINGS = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compiled(tmp_path_factory):
-    """Every start but the first of a topology takes its program from here."""
-    before = os.environ.get("JAX_COMPILATION_CACHE_DIR", "")
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path_factory.mktemp("compiled"))
-    yield
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = before
-
-
 @pytest.fixture(scope="module")
 def whole(start_job, tmp_path_factory):
     """Returns the work directory of a run on one device that nobody touches, and what it says at its end."""

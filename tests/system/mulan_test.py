@@ -33,7 +33,7 @@ def muq(tmp_path_factory):
 def config_of(muq, **changes):
     config = mulan.get_config("smoke")
     config.targets.muq, config.train.num_steps, config.train.eval_every = str(muq), STEPS, 6
-    config.optim.accumulate, config.mesh.data, config.mesh.fsdp = 2, 2, 2
+    config.data.batch_size, config.optim.accumulate, config.mesh.data, config.mesh.fsdp = 16, 2, 4, 2
     config.data.text.update(caption_dropout=0.5)
     config.update_from_flattened_dict(changes)
     return config
