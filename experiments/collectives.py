@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 from jax.sharding import Mesh
@@ -133,22 +133,30 @@ class Expected:
     """Knows what a step may send: weights and gradients, and small statistics; no clips, no activations."""
 
     def __init__(
-        self, leaves: Sequence[tuple[int, ...]], *, layers: int, fsdp: int, times: Sequence[int]
+        self,
+        leaves: Sequence[tuple[int, ...]],
+        *,
+        layers: Collection[int],
+        fsdp: int,
+        times: Sequence[int],
+        pairs: tuple[int, int] | None = None,
     ) -> None:
         """Learns the shapes.
 
         Args:
             leaves: shapes of the state's arrays.
-            layers: L; a stacked array is also sent layer by layer.
+            layers: of each encoder; an array that stacks so many is also sent layer by layer.
             fsdp: devices that share a parameter: gradients of the shares are added up over the others.
             times: lengths that only clips have: samples, frames, tokens.
+            pairs: of a contrastive loss, how many, and the size of a vector: each is compared with all.
         """
         self._times = tuple(times)
+        self._pairs = pairs
         self._shapes: set[tuple[int, ...]] = set()
         self._sizes: set[int] = set()
         self._shares: set[int] = set()
         for leaf in leaves:
-            whole = [leaf, leaf[1:]] if leaf[:1] == (layers,) else [leaf]
+            whole = [leaf, leaf[1:]] if leaf and leaf[0] in layers else [leaf]
             for shape in whole:
                 self._shapes.add(_squeezed(shape))
                 self._sizes.add(math.prod(shape))
@@ -158,13 +166,15 @@ class Expected:
                         self._shapes.add(_squeezed((*shape[:axis], size // fsdp, *shape[axis + 1 :])))
 
     def kind(self, array: Array, *, between_slices: bool = False) -> str:
-        """Returns "weights", "statistics" or "activations"; the last is what should not be sent.
+        """Returns "weights", "vectors", "statistics" or "activations"; the last is what should not be sent.
 
         Between slices go the shares that fsdp makes, in any shape.
         """
         shape = _squeezed(array.dims)
         if shape in self._shapes:
             return "weights"
+        if self._pairs and shape == _squeezed(self._pairs):
+            return "vectors"
         if any(size % time == 0 for size in shape for time in self._times):
             return "activations"
         # Reshaped: a kernel of 3 x 3 taps, say.

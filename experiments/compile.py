@@ -39,6 +39,8 @@ from muq_jax.cli import DONE, FAILED, WRONG_USAGE
 from muq_jax.errors import UserError
 from muq_jax.inference.mel_rvq import MelRVQ
 from muq_jax.nn.subsample import TIME_STRIDES
+from muq_jax.objectives.music_text import MusicText
+from muq_jax.objectives.objective import Objective
 from muq_jax.train.optim import make_optimizer
 from muq_jax.train.state import TrainState, abstract_state
 from muq_jax.train.step import jit_train_step
@@ -80,6 +82,7 @@ class Step(NamedTuple):
     batch: dict[str, jax.ShapeDtypeStruct]
     key: jax.ShapeDtypeStruct
     model_flops: float
+    objective: Objective
 
 
 def find_target(topology: str, num_slices: int = 1) -> Target:
@@ -131,7 +134,8 @@ def make_step(config: ConfigDict, mesh: Mesh) -> Step:
     config = copy.deepcopy(config)
     parallel.check_batch_size(mesh, config.data.batch_size)
     # Constants of the program, which they do not change.
-    config.model.stat = config.model.stat or UPSTREAM_STAT
+    if "stat" in config.model:
+        config.model.stat = config.model.stat or UPSTREAM_STAT
     trainee = build.make_trainee(config, _untrained_maker(config))
     objective = trainee.objective
     optim = build.optim_config(config)
@@ -145,16 +149,21 @@ def make_step(config: ConfigDict, mesh: Mesh) -> Step:
     if trainee.stored is not None:
         codes = (size, samples // trainee.token_samples, trainee.stored.config.rvq.num_books)
         batch["codes"] = jax.ShapeDtypeStruct(codes, np.int32, sharding=rows)
+    if trainee.texts is not None:
+        batch["ids"] = jax.ShapeDtypeStruct((size, trainee.texts.max_tokens), np.int32, sharding=rows)
     key = jax.eval_shape(lambda: jax.random.key(0))
     key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=parallel.replicated(mesh))
     with jax.set_mesh(mesh):
         state = abstract_state(objective, make_optimizer(optim), mesh)
-        jitted = jit_train_step(objective, optim, state, mesh, accumulate=config.optim.accumulate)
-    return Step(jitted, state, batch, key, trainee.flops_per_clip * size / mesh.size)
+        accumulate = build.loop_config(config).accumulate
+        jitted = jit_train_step(objective, optim, state, mesh, accumulate=accumulate)
+    return Step(jitted, state, batch, key, trainee.flops_per_clip * size / mesh.size, objective)
 
 
 def _untrained_maker(config: ConfigDict) -> build.Maker:
-    """What makes the targets; where a run would train it first, its sizes alone."""
+    """What makes the targets or begins a run; where that would be trained first, its sizes alone."""
+    if config.objective.name == "music_text":
+        return stages.untrained_towers(config)
     if config.objective.name != "masked_prediction" or config.targets.name not in ("mel_rvq", "hidden_rvq"):
         return None
     if config.targets.rvq is None:
@@ -195,7 +204,7 @@ def compile_report(config: ConfigDict, target: Target, mesh: Mesh) -> dict[str, 
         mesh=mesh,
         model_flops=step.model_flops,
         dtype=config.model.get("dtype", "float32"),
-        expected=_expected(config, step.state, mesh),
+        expected=_expected(config, step, mesh),
     )
     return {
         "clips": config.data.batch_size,
@@ -218,20 +227,26 @@ def _program_text(compiled: Any, dump: Path) -> str:
     return compiled.as_text() if written is None else written.read_text()
 
 
-def _expected(config: ConfigDict, state: TrainState, mesh: Mesh) -> Expected:
+def _expected(config: ConfigDict, step: Step, mesh: Mesh) -> Expected:
     """What of this configuration's step may be sent."""
-    samples = crop_samples(config)
-    frames = samples // config.model.mel.hop_length
+    samples, pairs, model, layers = crop_samples(config), None, config.model, []
+    if isinstance(step.objective, MusicText):
+        mulan = step.objective.config
+        model, pairs = mulan.muq, (config.data.batch_size, mulan.latent_size)
+        layers = [mulan.muq.conformer.num_layers, mulan.roberta.num_layers, mulan.text_transformer.num_layers]
+    elif "conformer" in model:
+        layers = [model.conformer.num_layers]
+    frames = samples // model.mel.hop_length
     lengths = [samples, frames]
-    for stride in TIME_STRIDES[config.model.label_rate]:
+    for stride in TIME_STRIDES[model.label_rate]:
         frames = -(-frames // stride)
         lengths.append(frames)
-    conformer = config.model.get("conformer")
     return Expected(
-        [leaf.shape for leaf in jax.tree.leaves(state)],
-        layers=conformer.num_layers if conformer else 0,
+        [leaf.shape for leaf in jax.tree.leaves(step.state)],
+        layers=layers,
         fsdp=mesh.shape["fsdp"],
         times=lengths,
+        pairs=pairs,
     )
 
 

@@ -10,7 +10,8 @@ from ml_collections import ConfigDict
 from experiments import build
 from experiments.build import Maker
 from experiments.configs import hidden_rvq, mel_rvq, muq
-from experiments.towers import Towers, make_towers
+from experiments.configs.groups import UPSTREAM_STAT
+from experiments.towers import Towers, make_towers, sizes_of_towers
 from muq_jax.audio.decode import SAMPLE_RATE_HZ
 from muq_jax.checkpoint import newest_step
 from muq_jax.convert.folder import is_work_directory
@@ -190,6 +191,23 @@ def _before_music_text(config: ConfigDict, stored: Path | None) -> Before:
         return towers._replace(muq=muq)
 
     return found._replace(maker=towers, load=load)
+
+
+def untrained_towers(config: ConfigDict) -> Towers:
+    """Returns the towers of a MuQ-MuLan as their sizes alone, to see what a step of theirs costs.
+
+    Its MuQ is the given one, or the variant of muq.py that would be trained first, by default `large`.
+
+    Raises:
+        UserError: there is no such MuQ or text encoder.
+    """
+    if config.targets.muq is not None:
+        return sizes_of_towers(config, _trained_muq(config.targets.muq, "muq").config)
+    stage = muq.get_config(config.targets.train or "large")
+    stage.model.stat, stage.targets.fit = UPSTREAM_STAT, stage.targets.fit or "large"
+    rvq = MelRVQ(build.mel_rvq_config(mel_rvq_stage(stage)), {})
+    sizes = build.make_trainee(stage, rvq).model_config
+    return sizes_of_towers(config, from_upstream_json(dict(sizes)))
 
 
 def _before_muq(config: ConfigDict, field: str, why: str) -> Before:

@@ -5,14 +5,15 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from ml_collections import ConfigDict
-from muq_jax.data.texts import TextReader, texts_in
 
 from experiments.clips import train_source
 from muq_jax.convert.rules import Tree
 from muq_jax.convert.xlm_roberta import load_xlm_roberta
 from muq_jax.convert.xlm_roberta import params_sha256 as text_sha256
+from muq_jax.data.texts import TextReader, texts_in
 from muq_jax.errors import UserError
 from muq_jax.inference.pretrained import MuQ
+from muq_jax.models.config import MuQConfig
 from muq_jax.models.mulan import SMALL, XLM_ROBERTA, MuLanConfig
 from muq_jax.models.roberta import RobertaConfig
 from muq_jax.nn.transformer import TransformerConfig
@@ -57,7 +58,7 @@ def make_towers(config: ConfigDict, muq: MuQ, stored: Path | None = None) -> Tow
     Raises:
         UserError: no such text encoder, or none where one is needed.
     """
-    name, targets, sizes = config.model.text_model, config.targets, config.model.text.to_dict()
+    name, targets = config.model.text_model, config.targets
     if name == SMALL:
         if targets.text is not None:
             raise UserError(
@@ -65,12 +66,7 @@ def make_towers(config: ConfigDict, muq: MuQ, stored: Path | None = None) -> Tow
                 f"scratch: leave it out, or set model.text_model={XLM_ROBERTA}."
             )
         tokenizer = _fit_tokenizer(config) if stored is None else (stored / TOKENIZER).read_bytes()
-        text = RobertaConfig(
-            **(sizes | {"vocab_size": vocab_size_of(tokenizer)}),
-            ffn_width=_FFN_MULTIPLE * sizes["width"],
-            num_positions=config.data.text.max_tokens + 2,
-        )
-        towers = Towers(muq, text, None, tokenizer)
+        towers = Towers(muq, _small(config, vocab_size_of(tokenizer)), None, tokenizer)
     elif name == XLM_ROBERTA:
         if targets.text is None:
             raise UserError(
@@ -82,9 +78,21 @@ def make_towers(config: ConfigDict, muq: MuQ, stored: Path | None = None) -> Tow
         targets.text_sha256 = text_sha256(encoder)
         towers = Towers(muq, *encoder)
     else:
-        raise UserError(f"model.text_model={name!r}: expected {XLM_ROBERTA} or {SMALL}.")
+        raise _no_such_text_model(name)
     targets.tokenizer_sha256 = hashlib.sha256(towers.tokenizer).hexdigest()
     return towers
+
+
+def sizes_of_towers(config: ConfigDict, muq: MuQConfig) -> Towers:
+    """Returns the towers of a configuration of `mulan.py` without parameters and tokenizer; reads no text.
+
+    Raises:
+        UserError: no such text encoder.
+    """
+    text_models = {SMALL: lambda: _small(config, config.model.text.vocab_size), XLM_ROBERTA: RobertaConfig}
+    if config.model.text_model not in text_models:
+        raise _no_such_text_model(config.model.text_model)
+    return Towers(MuQ(muq, {}), text_models[config.model.text_model](), None, b"")
 
 
 def mulan_config(config: ConfigDict, towers: Towers) -> MuLanConfig:
@@ -146,6 +154,19 @@ def lr_factors(config: ConfigDict, model: MuLanConfig) -> LrFactors:
 def text_reader(config: ConfigDict, towers: Towers) -> TextReader:
     """Returns what turns a clip's labels into token ids."""
     return TextReader(_sentences(config), towers.tokenizer, config.data.text.max_tokens)
+
+
+def _small(config: ConfigDict, vocab_size: int) -> RobertaConfig:
+    sizes = config.model.text.to_dict()
+    return RobertaConfig(
+        **(sizes | {"vocab_size": vocab_size}),
+        ffn_width=_FFN_MULTIPLE * sizes["width"],
+        num_positions=config.data.text.max_tokens + 2,
+    )
+
+
+def _no_such_text_model(name: str) -> UserError:
+    return UserError(f"model.text_model={name!r}: expected {XLM_ROBERTA} or {SMALL}.")
 
 
 def _fit_tokenizer(config: ConfigDict) -> bytes:

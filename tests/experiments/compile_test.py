@@ -13,7 +13,7 @@ import pytest
 from experiments import build, chips, stages, step_report
 from experiments import compile as compile_command
 from experiments.compile import Target, TooLarge, largest_batch
-from experiments.configs import mel_rvq, muq, muq_iter
+from experiments.configs import mel_rvq, mulan, muq, muq_iter
 from experiments.configs.groups import UPSTREAM_STAT
 from muq_jax import parallel
 from muq_jax.errors import UserError
@@ -158,6 +158,30 @@ def test_the_step_is_the_one_that_is_trained(tmp_path, monkeypatch):
     assert described(ours.state) == described(abstract) == described(state)
     assert described(ours.batch) == described(batch)
     assert described(ours.key) == described(key)
+
+
+@pytest.mark.slow
+def test_of_music_and_text_all_vectors_are_sent_and_no_clip():
+    config = mulan.get_config("smoke")
+    config.data.batch_size, config.optim.accumulate = 24, 3
+    mesh = parallel.make_mesh(4, 2)
+    found = compile_command.compile_report(config, Target(jax.devices(), chips.TPUS["v5e"]), mesh)
+    vectors = [one for one in found["collectives"] if one["kind"] == "vectors"]
+    assert {one["axis"] for one in vectors} == {"data x fsdp"} and len(vectors) >= 2  # audio's, text's
+    # On a CPU the mel is a Fourier transform, which is not partitioned; elsewhere a product of matrices.
+    assert all(one["source"].endswith("/fft") for one in found["unexpected"])
+    assert config.targets.train == "smoke" and config.targets.tokenizer_sha256 is None
+
+
+def test_a_mulan_of_the_paper_s_sizes_needs_no_data_and_no_weights():
+    step = compile_command.make_step(mulan.get_config("large"), parallel.make_mesh(1, 8))
+    assert step.batch["ids"].shape == (7680, 128) and step.batch["wave"].shape == (7680, 240_000)
+    words = step.state.params["text"]["roberta"]["words"]
+    assert jax.tree.leaves(words)[0].shape == (250_002, 768)
+    config = mulan.get_config("large")
+    config.model.text_model = "bert"
+    with pytest.raises(UserError, match=r"model\.text_model='bert': expected xlm-roberta-base or small"):
+        compile_command.make_step(config, parallel.make_mesh(1, 8))
 
 
 def test_the_batch_has_to_divide_over_the_chips():

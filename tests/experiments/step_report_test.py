@@ -21,7 +21,7 @@ def make(text, leaves, *, slices=1, model_flops=1e9, chip=chips.TPUS["v5e"]):
         mesh=parallel.make_mesh(-1, -1, devices=devices),
         model_flops=model_flops,
         dtype="bfloat16",
-        expected=Expected(leaves, layers=12, fsdp=8, times=(750,)),
+        expected=Expected(leaves, layers=[12], fsdp=8, times=(750,)),
     )
 
 
