@@ -42,8 +42,8 @@ def data_group(source: str, *, batch_size: int, crop_seconds: float) -> ConfigDi
     """Where clips come from.
 
     Fields:
-        source: FOLDER | MANIFEST | SHARDS | toy_music[:CLIPS] | tfds:NAME, or a mixture of these with
-            weights: runs/rock=0.7,runs/folk=0.3.
+        source: FOLDER | MANIFEST | SHARDS | toy_music[:CLIPS] | mtg_jamendo:FOLDER | tfds:NAME, or a
+            mixture of these with weights: runs/rock=0.7,runs/folk=0.3.
         valid_source: None is the split "val" ("valid", "validation") of `source`, if it has one.
         batch_size: clips a step, of all hosts together.
         crop_seconds: length of the crop that is heard of a clip.
