@@ -52,6 +52,8 @@ class Job:
             "SLURM_NTASKS": str(processes),
             "JAX_COORDINATOR_PORT": str(port),
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices // processes}",
+            # Of several processes on CPUs only the first finds what is kept, and waits 30 s for the others.
+            "JAX_ENABLE_COMPILATION_CACHE": str(processes == 1).lower(),
             "PATH": f"{folder}:{os.environ['PATH']}",
         }
         self.process = subprocess.Popen(

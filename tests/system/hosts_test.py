@@ -21,6 +21,10 @@ REPOSITORY = Path(__file__).parents[2]
 STEPS = 100
 
 
+# Only the first host would find a kept program, and then wait 30 s at most while the other compiles.
+ENVIRONMENT = {**os.environ, "XLA_FLAGS": "", "JAX_ENABLE_COMPILATION_CACHE": "false"}
+
+
 def free_port():
     with socket.create_server(("localhost", 0)) as server:
         return server.getsockname()[1]
@@ -43,7 +47,7 @@ def start(workdir, *overrides):
             subprocess.Popen(
                 command,
                 cwd=REPOSITORY,
-                env={**os.environ, "XLA_FLAGS": "", **task},
+                env={**ENVIRONMENT, **task},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -115,7 +119,7 @@ def train():
             subprocess.Popen(
                 [sys.executable, "-c", TRAIN, host, port, str(workdir)],
                 cwd=REPOSITORY,
-                env={**os.environ, "XLA_FLAGS": ""},
+                env=ENVIRONMENT,
                 stderr=subprocess.PIPE,
                 text=True,
             )
