@@ -357,7 +357,7 @@ def _make_music_text(config: ConfigDict, maker: Maker) -> Trainee:
     samples, reads = crop_samples(config), text_reader(config, maker)
     return Trainee(
         objective=objective,
-        levels={"accuracy_chance": 1 / config.data.batch_size},
+        levels={},
         flops_per_clip=mulan_training_flops(model, samples, reads.max_tokens, frozen=config.optim.frozen),
         model_config=mulan_to_json(model),
         to_torch=to_torch,

@@ -21,6 +21,9 @@ from muq_jax.objectives.retrieval import both_ways
 HISTOGRAM_BINS = 40
 """Of the similarities, from -1 to 1."""
 
+MAX_CLIPS = 10_000
+"""Clips of an evaluation that are ranked for each other: all pairs of more would not fit into memory."""
+
 _LOGIT_BIAS = -10.0  # at the start, as in arXiv 2303.15343: nearly all pairs are none
 
 
@@ -32,10 +35,10 @@ class MusicText:
     several layers. `model_state` holds `batch_stats` of the audio tower and, where its MuQ carries a Mel-RVQ,
     `rvq`, which nothing changes.
 
-    Metrics: `accuracy`, how often the own text of the batch is nearest to a clip, and the own clip to a text;
-    `temperature`, by which similarities are multiplied; `layers_loss` where there is one. When evaluating,
-    the rows `audio` and `text` [B, E], `ids` and `valid`, of which `summarize` makes what is known of the
-    whole evaluation.
+    Metrics: `accuracy`, how often the own text of the batch is nearest to a clip, and the own clip to a text,
+    and `accuracy_chance`; `temperature`, by which similarities are multiplied; `layers_loss` where there is
+    one. When evaluating, the rows `audio` and `text` [B, E], `ids` and `valid`, of which `summarize` makes
+    what is known of the whole evaluation.
 
     Attributes:
         config: the towers.
@@ -44,7 +47,8 @@ class MusicText:
         temperature: what `temperature` begins with; 10 as upstream.
         num_parts: parts that the batch is encoded in, one after the other, to fit into memory. The loss is
             over all of it; BatchNorm's statistics are each part's own.
-        skip_same_text: pairs whose texts are the same tokens do not repel each other.
+        skip_same_text: pairs whose texts are the same tokens do not repel each other, and each is right
+            where the other is looked for.
         num_layers: so many layers of both encoders, at even distances, have a loss of their own, which is
             added, as upstream's hierarchical one; 0 for none.
     """
@@ -105,7 +109,7 @@ class MusicText:
         def encode(statistics: Any, part: Batch) -> tuple[Any, dict[str, jax.Array]]:
             return self._encode(params, statistics, part, key, train=train)
 
-        parts = split_rows(batch, self.num_parts if train else 1)
+        parts = split_rows(batch, self.num_parts)
         vectors, statistics = encode_in_parts(encode, model_state["batch_stats"]["audio"], parts)
         vectors = jax.tree.map(constrain_batch, vectors)
         audio, text = vectors["audio"], vectors["text"]
@@ -121,8 +125,10 @@ class MusicText:
             return losses.sum() / jnp.maximum(weight, 1.0)
 
         loss = mean_loss(audio, text, params["log_temperature"], params.get("logit_bias"))
+        accuracy, chance = _nearest(audio, text, valid, same)
         metrics = {
-            "accuracy": Mean(*_nearest(audio, text, valid)),
+            "accuracy": accuracy,
+            "accuracy_chance": chance,
             "temperature": Mean(jnp.exp(params["log_temperature"]), jnp.ones(())),
         }
         if self.num_layers:
@@ -204,17 +210,20 @@ def summarize(rows: Mapping[str, np.ndarray]) -> dict[str, Mean]:
 
     Texts that are the same have the same clips to find. Metrics: the fields of `retrieval.Ranking`, such as
     `text_to_music_recall_at_10`, and with `_chance` after them what chance gives; `similarity_own` and
-    `similarity_other`, shares of the pairs [HISTOGRAM_BINS] from -1 to 1.
+    `similarity_other`, shares of the pairs [HISTOGRAM_BINS] from -1 to 1; `num_ranked`, the clips that this
+    is about: all, or of more than `MAX_CLIPS` so many at even distances.
 
     Args:
         rows: of `MusicText`, over all batches.
     """
-    valid = rows["valid"]
-    audio, text, ids = (rows[name][valid] for name in ("audio", "text", "ids"))
+    chosen = np.flatnonzero(rows["valid"])
+    if len(chosen) > MAX_CLIPS:
+        chosen = chosen[np.arange(MAX_CLIPS) * len(chosen) // MAX_CLIPS]
+    audio, text, ids = (rows[name][chosen] for name in ("audio", "text", "ids"))
     similarity = text.astype(np.float64) @ audio.astype(np.float64).T
     _, same_as = np.unique(ids, axis=0, return_inverse=True)
     right = same_as.reshape(-1)[:, None] == same_as.reshape(-1)
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"num_ranked": np.float64(len(right))}
     for way, result in zip(("text_to_music", "music_to_text"), both_ways(similarity, right), strict=True):
         for kind, ranking in (("", result.scores), ("_chance", result.chance)):
             found |= {f"{way}_{name}{kind}": value for name, value in ranking._asdict().items()}
@@ -226,13 +235,18 @@ def summarize(rows: Mapping[str, np.ndarray]) -> dict[str, Mean]:
     return {name: Mean(value, once) for name, value in found.items()}
 
 
-def _nearest(audio: jax.Array, text: jax.Array, valid: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """How often the own one is nearest, both ways; and of how many."""
+def _nearest(
+    audio: jax.Array, text: jax.Array, valid: jax.Array, same: jax.Array | None
+) -> tuple[Mean, Mean]:
+    """How often a right one is nearest, both ways, and what chance gives; right is the own one, or `same`."""
     similarity = jnp.matmul(audio, text.T, precision="highest")
     similarity = jnp.where(valid[:, None] & valid, similarity, -jnp.inf)
-    own = jnp.arange(len(audio))
-    hits = (similarity.argmax(axis=0) == own).astype(jnp.float32) + (similarity.argmax(axis=1) == own)
-    return jnp.sum(jnp.where(valid, hits, 0.0)), 2 * valid.sum().astype(jnp.float32)
+    rows = jnp.arange(len(audio))
+    right = (rows[:, None] == rows if same is None else same) & valid[:, None] & valid
+    hits = right[similarity.argmax(axis=0), rows] + right[rows, similarity.argmax(axis=1)].astype(jnp.float32)
+    num_valid = valid.sum().astype(jnp.float32)
+    by_chance = 2 * right.sum() / jnp.maximum(num_valid, 1)
+    return Mean(jnp.sum(jnp.where(valid, hits, 0.0)), 2 * num_valid), Mean(by_chance, 2 * num_valid)
 
 
 def _layer_latents(params: dict[str, jax.Array], states: jax.Array) -> jax.Array:

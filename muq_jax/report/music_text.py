@@ -57,8 +57,8 @@ def music_text_blocks(rows: Sequence[Row]) -> list[Block]:
     last = valid[-1]
     return [
         *blocks,
-        "Over all validation clips: how often what is looked for is among the first ten. Clips with the same "
-        "text are all right answers.",
+        f"Over {last['num_ranked']:,.0f} validation clips: how often what is looked for is among the first "
+        "ten. Clips with the same text are all right answers.",
         _recall_curves(valid),
         _table(last),
         "Similarities of clips with their own texts and with all others: the less they overlap, the better.",

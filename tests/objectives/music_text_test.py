@@ -12,6 +12,7 @@ from muq_jax.models.config import PRESETS
 from muq_jax.models.mulan import AudioTower, MuLanConfig, TextTower
 from muq_jax.models.roberta import RobertaConfig
 from muq_jax.nn.transformer import TransformerConfig
+from muq_jax.objectives import music_text
 from muq_jax.objectives.contrastive import pair_losses
 from muq_jax.objectives.music_text import HISTOGRAM_BINS, MusicText, interspersed, summarize
 from muq_jax.train.optim import OptimConfig, make_optimizer
@@ -60,9 +61,10 @@ def test_variables_are_those_of_the_model(variables):
     np.testing.assert_allclose(np.exp(params["log_temperature"]), 10, rtol=1e-6)
 
 
-def test_evaluation_is_the_loss_of_the_towers_vectors(variables):
+@pytest.mark.parametrize("num_parts", [1, 2])
+def test_evaluation_is_the_loss_of_the_towers_vectors(variables, num_parts):
     params, model_state = variables
-    objective = MusicText(CONFIG, skip_same_text=True)
+    objective = MusicText(CONFIG, skip_same_text=True, num_parts=num_parts)
     batch = batch_of(padding=2)
     output = jax.jit(lambda b: objective.loss(params, model_state, b, jax.random.key(1), train=False))(
         arrays(batch)
@@ -78,6 +80,10 @@ def test_evaluation_is_the_loss_of_the_towers_vectors(variables):
     expected = pair_losses(audio, text, params["log_temperature"], same=same).mean()
     np.testing.assert_allclose(output.loss, expected, rtol=1e-5)
     assert output.weight == 6 and output.metrics["accuracy"].weight == 12
+    similarity = np.asarray(text @ audio.T)
+    hits = [same[i, row.argmax()] for matrix in (similarity, similarity.T) for i, row in enumerate(matrix)]
+    np.testing.assert_allclose(output.metrics["accuracy"].value, np.mean(hits))
+    np.testing.assert_allclose(output.metrics["accuracy_chance"].value, (4 * 1 + 2 * 2) / 6 / 6)
     np.testing.assert_array_equal(output.rows["valid"], np.arange(8) < 6)
     np.testing.assert_allclose(output.rows["audio"][:6], audio, atol=1e-5)
     assert np.isfinite(output.rows["text"]).all()
@@ -118,12 +124,13 @@ def test_a_few_steps_learn_the_pairs(loss, num_layers):
         step = jit_train_step(objective, optim, abstract_state(objective, optimizer, mesh), mesh)
         batch = batch_of()
         batch["ids"][2, 1:3] = 5, 6  # all texts differ
-        losses = []
-        for _ in range(30):
+        losses, of_layers = [], []
+        for _ in range(40):
             state, output = step(state, parallel.put_batch(batch, mesh), jax.random.key(0))
             losses.append(float(output.loss))
+            of_layers.append(float(output.metrics["layers_loss"].value) if num_layers else None)
     assert losses[-1] < losses[0] - 0.5
-    assert output.metrics["accuracy"].value > 0.7
+    assert output.metrics["accuracy"].value > 0.5  # chance: 1/8
     moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), before, jax.device_get(state.params))
     still = {
         jax.tree_util.keystr(path) for path, yes in jax.tree_util.tree_leaves_with_path(moved) if not yes
@@ -131,7 +138,7 @@ def test_a_few_steps_learn_the_pairs(loss, num_layers):
     # The MuQ's head names codes; padding's own rows, and one type of token, are read or not with these ids.
     assert all("head" in path for path in still), still
     if num_layers:
-        assert output.metrics["layers_loss"].value > 0 and "layers" in state.params
+        assert of_layers[-1] < of_layers[0] - 0.5 and "layers" in state.params
 
 
 def test_layers_at_even_distances():
@@ -184,6 +191,15 @@ def test_an_evaluation_of_nothing_learned_is_near_chance():
     found = {name: mean.value for name, mean in summarize(rows_of(similar=False)).items()}
     difference = found["text_to_music_recall_at_10"] - found["text_to_music_recall_at_10_chance"]
     assert abs(difference) < 0.3
+
+
+def test_of_many_clips_some_at_even_distances_are_ranked(monkeypatch):
+    rows = rows_of(similar=True)
+    assert summarize(rows)["num_ranked"].value == 18
+    monkeypatch.setattr(music_text, "MAX_CLIPS", 6)
+    some = {name: values[:18:3] for name, values in rows.items()}
+    for name, mean in summarize(rows).items():
+        np.testing.assert_array_equal(mean.value, summarize(some)[name].value)
 
 
 def test_padding_changes_nothing():

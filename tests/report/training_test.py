@@ -98,9 +98,8 @@ def mulan_rows():
                     f"{way}_median_rank{end}": 51 - 9 * scale,
                 }
         bins = [0.0] * 40
-        rows.append(
-            {**valid, "similarity_own": [*bins[:30], 1.0, *bins[:9]], "similarity_other": [0.025] * 40}
-        )
+        histograms = {"similarity_own": [*bins[:30], 1.0, *bins[:9]], "similarity_other": [0.025] * 40}
+        rows.append({**valid, **histograms, "num_ranked": 1234.0})
     return rows
 
 
@@ -113,6 +112,7 @@ def test_a_mulan_run_is_reported_beside_its_chance(tmp_path):
         "chance is 10.0%",
         "median rank",
         "0.53 on average with the own",
+        "Over 1,234 validation clips",
     ):
         assert said in page
 

@@ -15,7 +15,7 @@ from muq_jax.convert import muq as muq_names
 from muq_jax.inference.pretrained import MuQ
 from muq_jax.train.metrics import read_rows
 
-KILLS = int(os.environ.get("MUQ_JAX_KILLS", "3"))
+KILLS = int(os.environ.get("MUQ_JAX_KILLS", "2"))
 SEED = 0
 STEPS_BETWEEN = 12
 STEPS = 30 * KILLS  # the hosts of a job take a second to agree on a stop
@@ -27,6 +27,7 @@ SETTINGS = {
     "train.eval_every": STEPS,
     "train.checkpoint_every": CHECKPOINT_EVERY,
     "data.batch_size": 8,
+    "data.crop_seconds": 1.0,
     "targets.name": "random_projection",
     "model.num_codes": 1024,
     "model.num_books": 2,

@@ -8,7 +8,7 @@ from muq_jax.cli import DONE, INTERRUPTED
 from muq_jax.train.metrics import read_rows
 
 STEPS = 20
-MANY_STEPS = 150  # hosts take a second to agree on a stop
+MANY_STEPS = 80  # hosts take a second to agree on a stop
 SETTINGS = {
     "config": "experiments/configs/muq.py:smoke",
     "train.num_steps": STEPS,
@@ -16,6 +16,7 @@ SETTINGS = {
     "train.eval_every": 10,
     "optim.schedule": "constant",  # whatever the length of the run
     "data.batch_size": 8,
+    "data.crop_seconds": 1.0,
     "targets.name": "random_projection",
     # The heads are large enough to be cut.
     "model.num_codes": 1024,
@@ -44,7 +45,7 @@ def assert_learned_the_same(workdir, alone):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes, data, fsdp", [(1, 8, 1), (1, 1, 8), (1, 2, 4), (2, 4, 2), (4, 2, 4)])
+@pytest.mark.parametrize("processes, data, fsdp", [(1, 2, 4), (2, 4, 2), (4, 2, 4)])
 def test_every_topology_learns_the_same(start_job, alone, tmp_path, processes, data, fsdp):
     status, _, error = start_job(tmp_path, processes, data, fsdp, **SETTINGS).finish()
     assert status == DONE, error
@@ -54,7 +55,7 @@ def test_every_topology_learns_the_same(start_job, alone, tmp_path, processes, d
 @pytest.mark.slow
 def test_four_processes_told_to_stop_are_queued_again_and_go_on_as_two(start_job, alone, tmp_path, wait_for):
     settings = {**SETTINGS, "train.num_steps": MANY_STEPS}
-    job = start_job(tmp_path, 4, 2, 4, **settings)
+    job = start_job(tmp_path, 4, 2, 2, **settings)
     wait_for(job.process, lambda: len(losses(tmp_path)) > 3)
     job.tell_to_stop()
     status, _, error = job.finish()

@@ -1,5 +1,6 @@
 import string
 
+import numpy as np
 import pytest
 
 from muq_jax.train.health import CHECKS, findings
@@ -21,9 +22,15 @@ def valid_row(step, loss):
 HEALTHY = [train_row(step) for step in range(500, 10_500, 500)]
 
 
-def retrieval_row(step, found, chance=0.1):
-    names = "text_to_music_recall_at_10", "text_to_music_recall_at_10_chance"
-    return {**valid_row(step, 4.0), names[0]: found, names[1]: chance}
+def retrieval_rows(found, num_ranked=300, chance=None):
+    """Returns validation rows with these recalls, a pair each: of texts, of clips."""
+    rows = []
+    for step, pair in enumerate(found, 1):
+        row = {**valid_row(1000 * step, 4.0), "num_ranked": float(num_ranked)}
+        for way, value in zip(("text_to_music", "music_to_text"), pair, strict=True):
+            row |= {f"{way}_recall_at_10": value, f"{way}_recall_at_10_chance": chance or 10 / num_ranked}
+        rows.append(row)
+    return rows
 
 
 def names(rows):
@@ -47,8 +54,8 @@ def test_a_healthy_run_is_left_in_peace():
         ),
         (
             "retrieval_no_better_than_chance",
-            [*HEALTHY, *(retrieval_row(1000 * i, found) for i, found in enumerate([0.08, 0.11, 0.10], 1))],
-            "among the first ten in 11.0% of cases, no better than chance (10.0%)",
+            [*HEALTHY, *retrieval_rows([(0.9, 0.9), (0.02, 0.04), (0.05, 0.03), (0.03, 0.04)])],
+            "among the first ten in 3.5% of cases, no better than chance (3.3%)",
         ),
         (
             "not_below_code_frequencies",
@@ -93,9 +100,17 @@ def test_each_check_finds_its_fault_and_says_it_once(check, rows, said):
     assert findings([*rows, *found]) == []
 
 
-def test_retrieval_above_chance_or_of_few_clips_is_left_in_peace():
-    for found, chance in ((0.2, 0.1), (1.0, 1.0), (0.97, 0.9)):
-        assert findings([*HEALTHY, *(retrieval_row(1000 * i, found, chance) for i in (1, 2, 3))]) == []
+def test_retrieval_of_few_clips_is_left_in_peace():
+    for found, num_ranked, chance in ((1.0, 8, 1.0), (0.9, 12, 0.85)):
+        assert findings([*HEALTHY, *retrieval_rows([(found, found)] * 3, num_ranked, chance)]) == []
+
+
+@pytest.mark.parametrize("times_chance, least, most", [(1, 0.9, 1.0), (2, 0.0, 0.01)])
+def test_retrieval_by_luck_is_told_from_retrieval(times_chance, least, most):
+    rng = np.random.default_rng(0)
+    recalls = rng.binomial(300, times_chance * 10 / 300, (200, 3, 2)) / 300
+    flagged = [bool(findings([*HEALTHY, *retrieval_rows(run.tolist())])) for run in recalls]
+    assert least <= np.mean(flagged) <= most
 
 
 def test_it_is_too_early_to_tell():
