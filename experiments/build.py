@@ -30,7 +30,7 @@ from muq_jax.convert import rules
 from muq_jax.data.labels import LabelledSource
 from muq_jax.data.pipeline import make_batches, make_eval_batches
 from muq_jax.data.statistics import load_statistics, mel_statistics
-from muq_jax.data.texts import TextReader
+from muq_jax.data.texts import TextReader, check_texts
 from muq_jax.data.transforms import Augment
 from muq_jax.errors import UserError
 from muq_jax.inference.mel_rvq import MelRVQ
@@ -109,7 +109,11 @@ class Trainee:
 
 
 def make_task(config: ConfigDict, trainee: Trainee, mesh: Mesh, labels: Path | None = None) -> Task:
-    """Returns the task of a resolved configuration; `labels` is where its codes are stored, if they are."""
+    """Returns the task of a resolved configuration; `labels` is where its codes are stored, if they are.
+
+    Raises:
+        UserError: there is no such data, or texts are to be read and a clip has none.
+    """
     data = config.data
     reading = dict(
         batch_size=data.batch_size,
@@ -122,6 +126,9 @@ def make_task(config: ConfigDict, trainee: Trainee, mesh: Mesh, labels: Path | N
     )
     augment = Augment(data.gain_db, data.random_channel)
     source, valid = train_source(config), valid_source(config)
+    if trainee.texts is not None:
+        for clips in filter(None, (source, valid)):
+            check_texts(clips)
     if labels is not None and trainee.stored is not None:
         sizes = dict(token_samples=trainee.token_samples, num_books=trainee.stored.config.rvq.num_books)
         source = LabelledSource(source, labels / "train", **sizes)

@@ -13,6 +13,7 @@ the GPUs of this machine. Exit status: 0 it fits, 1 it does not, or something el
 import copy
 import dataclasses
 import importlib.util
+import math
 import os
 import re
 import sys
@@ -251,15 +252,15 @@ def _expected(config: ConfigDict, step: Step, mesh: Mesh) -> Expected:
 
 
 def largest_batch(needs: Callable[[int], tuple[bool, float]], limit: float, first: int) -> int:
-    """Returns the most clips a chip that fit; 0 if not even one does.
+    """Returns the most clips a chip, or units of some, that fit; 0 if not even one does.
 
     Memory grows nearly in proportion to them, so the next number to try is the one at which it would be used
     up, kept between the largest known to fit and the smallest known not to: three or four trials.
 
     Args:
-        needs: from clips a chip to whether they fit, and the bytes that they take.
+        needs: from so many to whether they fit, and the bytes that they take.
         limit: bytes that there are.
-        first: clips a chip to begin with.
+        first: how many to begin with.
     """
     fitting, too_many, guess = 0, None, first
     while too_many is None or too_many - fitting > 1:
@@ -297,22 +298,26 @@ def run(
             )
         return report
     reports: dict[int, dict[str, Any]] = {}
+    # The batch has to divide into optim.accumulate parts.
+    unit = config.optim.accumulate // math.gcd(config.optim.accumulate, mesh.size)
 
-    def needs(clips: int) -> tuple[bool, float]:
+    def needs(units: int) -> tuple[bool, float]:
+        clips = units * unit
         config.data.batch_size = clips * mesh.size
         try:
-            report = reports[clips] = compile_report(config, target, mesh)
+            report = reports[units] = compile_report(config, target, mesh)
             fits, used = report["fits"], report["memory"]["total"]
         except TooLarge as error:
             fits, used = False, error.needed or 2 * target.chip.hbm_bytes
         print(f"{clips} clips a chip: {used / 2**30:.2f} GiB, {'fit' if fits else 'do not fit'}", flush=True)
         return fits, used
 
-    first = max(config.data.batch_size // mesh.size, 1)
+    first = max(config.data.batch_size // mesh.size // unit, 1)
     most = largest_batch(needs, target.chip.hbm_bytes, first)
     if not most:
         raise UserError(
-            f"{topology}: not even one clip a chip fits. Shorten data.crop_seconds or raise mesh.fsdp."
+            f"{topology}: not even {unit} clip{'s' if unit > 1 else ''} a chip fit. Shorten "
+            "data.crop_seconds or raise mesh.fsdp."
         )
     return reports[most]
 

@@ -1,5 +1,6 @@
 """What a MuQ-MuLan begins with: a trained MuQ, a text encoder, and the tokenizer of its texts."""
 
+import dataclasses
 import hashlib
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -60,19 +61,26 @@ def make_towers(config: ConfigDict, muq: MuQ, stored: Path | None = None) -> Tow
     """
     name, targets = config.model.text_model, config.targets
     if name == SMALL:
+        if frozen := {"text", "text/roberta"} & set(config.optim.frozen):
+            raise UserError(
+                f"optim.frozen has {min(frozen)}: a small text encoder is drawn at random and would stay so. "
+                "Leave it out."
+            )
         if targets.text is not None:
             raise UserError(
                 f"targets.text={targets.text} is an {XLM_ROBERTA}; a small text encoder is trained from "
                 f"scratch: leave it out, or set model.text_model={XLM_ROBERTA}."
             )
+        sizes = _small(config)
         tokenizer = _fit_tokenizer(config) if stored is None else (stored / TOKENIZER).read_bytes()
-        towers = Towers(muq, _small(config, vocab_size_of(tokenizer)), None, tokenizer)
+        sizes = dataclasses.replace(sizes, vocab_size=vocab_size_of(tokenizer))
+        towers = Towers(muq, sizes, None, tokenizer)
     elif name == XLM_ROBERTA:
         if targets.text is None:
             raise UserError(
                 f"targets.text is not set: model.text_model={XLM_ROBERTA} begins with a released one. Give "
                 "its folder, or --config.targets.text=FacebookAI/xlm-roberta-base with the extra `hub`; or "
-                f"take --config.model.text_model={SMALL}, which needs none."
+                "take the variant `tiny`, whose small text encoder needs none."
             )
         encoder = load_xlm_roberta(targets.text)
         targets.text_sha256 = text_sha256(encoder)
@@ -89,7 +97,7 @@ def sizes_of_towers(config: ConfigDict, muq: MuQConfig) -> Towers:
     Raises:
         UserError: no such text encoder.
     """
-    text_models = {SMALL: lambda: _small(config, config.model.text.vocab_size), XLM_ROBERTA: RobertaConfig}
+    text_models = {SMALL: lambda: _small(config), XLM_ROBERTA: RobertaConfig}
     if config.model.text_model not in text_models:
         raise _no_such_text_model(config.model.text_model)
     return Towers(MuQ(muq, {}), text_models[config.model.text_model](), None, b"")
@@ -152,14 +160,28 @@ def lr_factors(config: ConfigDict, model: MuLanConfig) -> LrFactors:
 
 
 def text_reader(config: ConfigDict, towers: Towers) -> TextReader:
-    """Returns what turns a clip's labels into token ids."""
-    return TextReader(_sentences(config), towers.tokenizer, config.data.text.max_tokens)
+    """Returns what turns a clip's labels into token ids.
+
+    Raises:
+        UserError: texts are to be longer than the encoder reads, or a share is none.
+    """
+    max_tokens = config.data.text.max_tokens
+    if max_tokens > towers.text.max_tokens:
+        raise UserError(
+            f"data.text.max_tokens={max_tokens}: the text encoder reads at most {towers.text.max_tokens}."
+        )
+    return TextReader(_sentences(config), towers.tokenizer, max_tokens)
 
 
-def _small(config: ConfigDict, vocab_size: int) -> RobertaConfig:
+def _small(config: ConfigDict) -> RobertaConfig:
     sizes = config.model.text.to_dict()
+    if not sizes:
+        raise UserError(
+            f"model.text_model={SMALL}: this variant has no sizes for it. Take the variant `tiny` and change "
+            "what you want of its model.text and model.text_transformer."
+        )
     return RobertaConfig(
-        **(sizes | {"vocab_size": vocab_size}),
+        **sizes,
         ffn_width=_FFN_MULTIPLE * sizes["width"],
         num_positions=config.data.text.max_tokens + 2,
     )

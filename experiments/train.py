@@ -102,6 +102,11 @@ def run(config: ConfigDict, workdir: str | os.PathLike[str], *, profile_steps: i
         task = build.make_task(config, trainee, mesh, workdir / LABELS)
     if stored is None:
         _write_config(config, workdir, trainee.beside)
+    if task.valid_batches is None and config.train.eval_every:
+        _log.warning(
+            "no validation: data.source has no split val, valid or validation. Give its rows a `split`, or "
+            "set --config.data.valid_source, to see how the model does on what it does not train on"
+        )
     _log.info("%s: training in %s", config.objective.name, workdir)
     state, status = loop.run(task, loop_config, mesh=mesh, workdir=workdir, profile_steps=profile_steps)
     sha256 = None if status == "interrupted" else params_sha256(trainee.to_torch(state))

@@ -19,7 +19,7 @@ from absl import flags
 from muq_jax.data.labels import LabelledSource
 from muq_jax.data.mixture import Mixture
 from muq_jax.data.sources import Source
-from muq_jax.data.texts import TextReader, check_texts
+from muq_jax.data.texts import TextReader
 from muq_jax.data.transforms import Augment, CentreCrop, Crop, RandomCrop, no_codes
 from muq_jax.errors import UserError
 
@@ -125,7 +125,8 @@ def make_batches(
         batch_size: rows of the global batch, over all hosts.
         crop_samples: length of every row at 24 kHz; shorter clips are zero-padded.
         token_samples: crops start on multiples of it: with stored codes, the samples of a token.
-        texts: draws a text for every crop from its clip's labels.
+        texts: draws a text for every crop from its clip's labels; `texts.check_texts` tells before whether
+            all clips have one.
         seed: from 0 to 2**32 - 1; decides order, crops and augmentation.
         start_step: the first batch to give, as if those before had been read.
         num_epochs: passes over the source; a last, incomplete batch is dropped. None never ends.
@@ -138,11 +139,8 @@ def make_batches(
         shuffle: False takes the source in its own order.
 
     Raises:
-        UserError: the source is empty, or smaller than one batch while `num_epochs` is given; texts are to be
-            read and a clip has none.
+        UserError: the source is empty, or smaller than one batch while `num_epochs` is given.
     """
-    if texts is not None:
-        check_texts(source)
     if isinstance(source, Mixture):
         if num_epochs is not None:
             raise ValueError("a mixture has no epochs: each of its corpora comes round in its own time")
@@ -180,8 +178,6 @@ def make_eval_batches(
     batches have one shape; weigh rows by `num_samples > 0`. Such a row's `ids` are padding alone; a clip's
     text is read without chance. Arguments and errors as in `make_batches`.
     """
-    if texts is not None:
-        check_texts(source)
     dataset = grain.MapDataset.source(_not_empty(source)).map(CentreCrop(crop_samples, token_samples, texts))
     filler: Crop = {"id": "", "wave": np.zeros(crop_samples, np.float32), "num_samples": 0}
     if isinstance(source, LabelledSource):

@@ -114,6 +114,8 @@ def _plain(value: Any) -> Any:
     """Returns text for bytes, which is what tfds gives for text, also in lists; everything else as it is."""
     if isinstance(value, Mapping):
         return {name: _plain(part) for name, part in value.items()}
-    if isinstance(value, list | np.ndarray) and len(value) and isinstance(value[0], bytes):
-        return [part.decode() for part in value]
+    if isinstance(value, np.ndarray) and value.dtype == object:  # tfds's texts
+        value = value.tolist()
+    if isinstance(value, list):
+        return [_plain(part) for part in value]
     return value.decode() if isinstance(value, bytes) else value

@@ -90,6 +90,8 @@ def test_texts_in_lists(tags):
     source = TfdsSource([{"audio": np.zeros(4), "sample_rate": 24000, "tags": tags, "beats": np.ones(2)}])
     labels = source[0]["labels"]
     assert labels["tags"] == ["rock", "声"]
+    none = TfdsSource([{"audio": np.zeros(4), "sample_rate": 24000, "tags": np.array([], object)}])
+    assert none[0]["labels"] == {"tags": []}
     np.testing.assert_array_equal(labels["beats"], [1, 1])
 
 

@@ -253,6 +253,16 @@ def test_the_batch_that_fits_is_reported(pod, capsys):
     assert config.data.batch_size == 16
 
 
+@pytest.mark.parametrize("accumulate, most", [(4, 24), (16, 16)])
+def test_the_batch_that_fits_divides_into_the_parts(pod, accumulate, most):
+    config = small()
+    config.optim.accumulate = accumulate
+    assert compile_command.run(config, "v5e:2x4", find_batch=True)["clips"] == most
+    config.optim.accumulate = 64
+    with pytest.raises(UserError, match="not even 8 clips a chip fit"):
+        compile_command.run(config, "v5e:2x4", find_batch=True)
+
+
 def test_what_does_not_fit_is_an_error(pod):
     config = small()
     config.data.batch_size = 32

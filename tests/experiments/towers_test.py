@@ -5,6 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
+import soundfile
 
 from experiments import build, stages, train
 from experiments.configs import mulan
@@ -78,6 +79,9 @@ def test_a_released_text_encoder(muq, folder):  # noqa: F811
     trainee = build.make_trainee(config, towers)
     given = trainee.given["params/text/roberta"]
     np.testing.assert_array_equal(given["words"], towers.text_params["words"])
+    config.data.text.max_tokens = XLM.max_tokens + 1
+    with pytest.raises(UserError, match=f"max_tokens={XLM.max_tokens + 1}: the text encoder reads at most"):
+        build.make_trainee(config, towers)
     assert trainee.objective.config.audio_transformer.width == 24
 
 
@@ -99,6 +103,7 @@ def test_layers_learn_the_slower_the_lower(muq):
         ({"model.text_model": "bert"}, "model.text_model='bert': expected xlm-roberta-base or small"),
         ({"model.text_model": "xlm-roberta-base"}, "targets.text is not set"),
         ({"targets.text": "somewhere"}, "a small text encoder is trained from scratch"),
+        ({"optim.frozen": ("text/roberta",)}, "optim.frozen has text/roberta: a small text encoder is drawn"),
         ({"data.text.plain_rate": 2.0}, "data.text.plain_rate=2.0: expected a share"),
         ({"data.text.max_tokens": 2}, "data.text.max_tokens=2: expected 3 or more"),
         ({"model.text.vocab_size": 20}, "vocab_size=20: expected 260 or more"),
@@ -117,3 +122,43 @@ def test_mistakes_are_named_before_anything_is_written(muq, tmp_path, monkeypatc
     with pytest.raises(UserError, match=said):
         train.run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_variant_without_sizes_for_a_small_text_encoder_says_which_has_them(muq):
+    config = mulan.get_config("base")
+    config.targets.muq, config.model.text_model, config.optim.frozen = str(muq), "small", ()
+    with pytest.raises(UserError, match="text_model=small: this variant has no sizes for it"):
+        stages.before(config)
+    with pytest.raises(UserError, match="this variant has no sizes"):
+        stages.untrained_towers(config)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_clip_without_text_is_named_before_a_muq_is_trained(tmp_path, monkeypatch, split):
+    soundfile.write(tmp_path / "a.wav", 0.1 * np.random.default_rng(0).standard_normal(24_000), 24_000)
+    rows = [{"id": name, "caption": "A tune.", "split": name} for name in ("train", "val")]
+    rows.append({"id": "mute", "split": split})
+    lines = (json.dumps({"path": "a.wav", **row}) + "\n" for row in rows)
+    (tmp_path / "music.jsonl").write_text("".join(lines))
+    config = config_of(None, **{"data.source": str(tmp_path / "music.jsonl"), "targets.muq": None})
+    monkeypatch.setattr(train.loop, "run", lambda *args, **kwargs: pytest.fail("it trains"))
+    with pytest.raises(UserError, match="clip 'mute': neither `caption` nor `tags`"):
+        train.run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_validation_it_is_said(muq, tmp_path, monkeypatch, caplog):
+    class Trained(Exception):
+        pass
+
+    def trains(*args, **kwargs):
+        raise Trained
+
+    monkeypatch.setattr(train.loop, "run", trains)
+    soundfile.write(tmp_path / "a.wav", 0.1 * np.random.default_rng(0).standard_normal(24_000), 24_000)
+    (tmp_path / "music.jsonl").write_text(json.dumps({"path": "a.wav", "caption": "A tune."}))
+    for source, said in (("toy_music:40", False), (str(tmp_path / "music.jsonl"), True)):
+        caplog.clear()
+        with pytest.raises(Trained):
+            train.run(config_of(muq, **{"data.source": source}), tmp_path / f"run-{said}")
+        assert ("no validation: data.source has no split" in caplog.text) is said
