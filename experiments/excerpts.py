@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from experiments.levels import at_level
 from experiments.ranking import Fields
 from muq_jax.audio.decode import SAMPLE_RATE_HZ, load_audio
 from muq_jax.data.manifest import Clip, read_manifest, select_split
@@ -31,9 +32,7 @@ def cut(wave: np.ndarray, level_db: float | None = None) -> list[np.ndarray]:
     excerpts = [wave[start : start + size] for start in range(0, max(1, len(wave) - size + 1), step)]
     if level_db is None:
         return excerpts
-    # Below -80 dB there is nothing to bring up.
-    levels = [max(float(np.sqrt(np.mean(np.square(excerpt)))), 1e-4) for excerpt in excerpts]
-    return [np.float32(10 ** (level_db / 20) / level) * e for e, level in zip(excerpts, levels, strict=True)]
+    return [at_level(excerpt, level_db) for excerpt in excerpts]
 
 
 def one_of_each_recording(clips: Sequence[Clip]) -> list[Clip]:
