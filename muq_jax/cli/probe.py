@@ -43,7 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the dataset's folder as published, or MARBLE's JSONL, or tfds:NAME; of a suite, what its "
         "paths are relative to",
     )
-    parser.add_argument("--out", metavar="DIR", help="where results and page go (default: runs/probe/TASK)")
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        help="where results and page go (default: runs/probe/TASK; by words runs/zero_shot/TASK)",
+    )
     parser.add_argument(
         "--protocol",
         default="auto",
@@ -85,9 +89,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     words = parser.add_argument_group(
         "by words, --protocol zero_shot (classes, multilabel) and --task retrieval"
     )
-    words.add_argument("--split", metavar="S", help="that is heard (default: test)")
+    words.add_argument("--split", metavar="S", help="train, val or test: that is heard (default: test)")
     words.add_argument(
-        "--prompts", metavar="FILE", help="what labels are read as, JSON (default: published ones)"
+        "--prompts", metavar="FILE", help="what labels are read as (default: muq_jax/probe/prompts.json)"
     )
     words.add_argument("--tokenizer", metavar="FILE", help="tokenizer.json, where the model has none")
 
@@ -158,7 +162,7 @@ def _run_zero_shot(args: argparse.Namespace) -> int:
         )
     task = None
     if args.task == _RETRIEVAL:
-        _check_own(args, but={"manifest"})
+        _check_own(args, but={"manifest", "where"})
         for name in ("data", "prompts"):
             if getattr(args, name) is not None:
                 raise UserError(
@@ -166,7 +170,7 @@ def _run_zero_shot(args: argparse.Namespace) -> int:
                 )
         if args.manifest is None:
             raise UserError(f"--task {_RETRIEVAL} needs --manifest, with `caption` or `tags` in its rows")
-        dataset = read_captions(args.manifest, args.split)
+        dataset = read_captions(args.manifest, args.split, _where(args))
         prompts = zero_shot.texts_of(dataset)
     else:
         task, data = _task(args, but={"classes"})
@@ -181,8 +185,8 @@ def _run_zero_shot(args: argparse.Namespace) -> int:
         return DONE
     command = _command(args)
     found = zero_shot.zero_shot(task, dataset, encoder, prompts, cache_folder(args.cache), command=command)
-    report_zero_shot(page, found.content, found.view, facts={"command": command})
     write_json(out / RESULT, found.content)
+    report_zero_shot(page, found.content, found.view, facts={"command": command})
     print("\n".join([*score_lines(found.content), f"page: {page}"]))
     return _told([found.content], new=True)
 
@@ -226,15 +230,21 @@ def _task(args: argparse.Namespace, but: Collection[str] = ()) -> "tuple[Task, s
     for name in ("manifest", "label", "kind"):
         if name not in given:
             raise UserError(f"--task custom needs --{name}")
+    given.pop("where", None)
+    manifest, label, kind = (given.pop(name) for name in ("manifest", "label", "kind"))
+    task = custom_task(manifest, label, kind, where=_where(args), **given)
+    return dataclasses.replace(task, title=label), manifest
+
+
+def _where(args: argparse.Namespace) -> dict[str, str]:
+    """The conditions that rows of a manifest have to meet, by column."""
     where = {}
-    for condition in given.pop("where", []):
+    for condition in args.where:
         column, equals, value = condition.partition("=")
         if not equals or not column:
             raise UserError(f"--where is {condition!r}; expected COLUMN=VALUE")
         where[column] = value
-    manifest, label, kind = (given.pop(name) for name in ("manifest", "label", "kind"))
-    task = custom_task(manifest, label, kind, where=where, **given)
-    return dataclasses.replace(task, title=label), manifest
+    return where
 
 
 def _own(args: argparse.Namespace) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from muq_jax.inference.waves import as_clips, pad_batch, silent_clips
 from muq_jax.models.mulan import AudioTower, MuLanConfig, TextTower
 from muq_jax.models.mulan_json import mulan_from_json, mulan_to_json
 from muq_jax.text.tokenizer import FILE as TOKENIZER
-from muq_jax.text.tokenizer import Tokenizer, pad_ids
+from muq_jax.text.tokenizer import Tokenizer, Tokens, pad_ids
 
 # Clips, and texts, heard at a time: memory does not grow with a track or a list.
 _MAX_CLIPS = 8
@@ -214,7 +214,7 @@ class MuQMuLan:
         """Returns a unit vector a text, float32 [B, E].
 
         Args:
-            texts: any number of texts. One that is longer than the model can read is cut, with a warning.
+            texts: any number of texts. Those that are longer than the model can read are cut, with a warning.
             compat: "alone" gives each text what upstream gives it alone. "upstream" gives what upstream gives
                 the list as one batch: padding to the longest text is averaged over.
 
@@ -230,20 +230,13 @@ class MuQMuLan:
         for text in texts:
             if not text.isascii() and text.encode(errors="replace").decode() != text:
                 raise UserError(f"the text {text!r:.80} is not valid Unicode.")
-        if self.tokenizer is None:
-            raise UserError(
-                f"this model has no tokenizer: {self._no_tokenizer} Put the {TOKENIZER} of xlm-roberta-base "
-                f"there, or give it: tokenizer=FILE, or, with the extra hub, tokenizer={XLM_ROBERTA!r} "
-                "(--tokenizer of the commands)."
-            )
         longest = self.config.roberta.max_tokens
-        tokens = self.tokenizer(texts, longest)
-        for text, cut in zip(texts, tokens.cut, strict=True):
-            if cut:
-                message = (
-                    f"the text {text[:40]!r}... is {cut} tokens longer than {longest}; its end is not read"
-                )
-                warnings.warn(message, stacklevel=2)
+        tokens = self._tokens(texts)
+        cut = [f"{text[:40]!r}..." for text, over in zip(texts, tokens.cut, strict=True) if over]
+        if cut:
+            which = cut[0] if len(cut) == 1 else f"{len(cut)} texts, the first {cut[0]},"
+            message = f"{which}: longer than {longest} tokens; the end is not read"
+            warnings.warn(message, stacklevel=2)
         tower = {"params": self.params["text"]}
         if compat == "upstream":
             ids = pad_ids(tokens.ids, self.config.roberta.pad_id, max(map(len, tokens.ids)))
@@ -257,6 +250,23 @@ class MuQMuLan:
             ids = pad_ids(group, self.config.roberta.pad_id, length)
             vectors.append(np.asarray(_read(self._text, tower, ids, False)))
         return np.concatenate(vectors)[: len(texts)]
+
+    def num_cut(self, texts: Sequence[str]) -> int:
+        """Returns how many of these texts are longer than the model can read.
+
+        Raises:
+            UserError: no tokenizer.
+        """
+        return sum(map(bool, self._tokens(texts).cut))
+
+    def _tokens(self, texts: Sequence[str]) -> Tokens:
+        if self.tokenizer is None:
+            raise UserError(
+                f"this model has no tokenizer: {self._no_tokenizer} Put the {TOKENIZER} of xlm-roberta-base "
+                f"there, or give it: tokenizer=FILE, or, with the extra hub, tokenizer={XLM_ROBERTA!r} "
+                "(--tokenizer of the commands)."
+            )
+        return self.tokenizer(texts, self.config.roberta.max_tokens)
 
     def warmup(self, seconds: float = 10.0, batch_size: int = 1, *, num_texts: int = 1) -> float:
         """Compiles what calls on so many tracks of that length, and on short texts, need.

@@ -4,9 +4,9 @@
                      "labels": {"hiphop": ["hip hop", "rap"]}},
      "default": {"templates": ["{}"]}}
 
-A label is read as the texts that `labels` has for it, else as it is written, but without a category before
-`---` and with blanks for `_`. Each of these goes into every template, at {}, and the mean direction of all is
-the label's. A task without an entry takes the one of `default`.
+A label is read as the texts that `labels` has for it, whole or without a category before `---`; else as it is
+written, but without the category and with blanks for `_`. Each of these goes into every template, at {}, and
+the mean direction of all is the label's. A task without an entry takes the one of `default`.
 """
 
 import hashlib
@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from muq_jax.errors import UserError, mistakes_in
 from muq_jax.text.templates import BACKGROUND, prompts
+from muq_jax.text.tokenizer import check_unicode
 
 DEFAULT = "default"
 _OURS = "prompts.json"
@@ -51,7 +52,7 @@ def read_prompts(task: str, labels: Sequence[str], path: Path | None = None) -> 
 
     Raises:
         UserError: no such file, one that is not as described, one without prompts for this task, or with
-            prompts for a label that there is not.
+            prompts for a label that there is not; a label that says nothing, or two that say the same.
     """
     where = path or files("muq_jax.probe") / _OURS
     try:
@@ -75,10 +76,19 @@ def read_prompts(task: str, labels: Sequence[str], path: Path | None = None) -> 
     if name == task and (strangers := [label for label in spoken if label not in labels]):
         raise UserError(f"{place}: {strangers[0]!r} is no label; expected some of {', '.join(labels[:12])}")
     texts = {}
+    owners: dict[tuple[str, ...], str] = {}
     for label in labels:
-        words = spoken.get(label, [label.rpartition("---")[2].replace("_", " ")])
-        with mistakes_in(place):
+        bare = label.rpartition("---")[2]
+        words = spoken.get(label) or spoken.get(bare) or [bare.replace("_", " ")]
+        with mistakes_in(f"{place}, label {label!a}"):
+            if not all(word.strip() for word in words):
+                raise UserError("it says nothing; give it a text under labels")
             texts[label] = [text for word in words for text in prompts(word, templates)]
+            for text in texts[label]:
+                check_unicode(text)
+            other = owners.setdefault(tuple(texts[label]), label)
+            if other != label:
+                raise UserError(f"it is read as {other!a} is; give one of them another text under labels")
     return Prompts(texts, str(path) if path else f"{_OURS} of muq_jax")
 
 

@@ -120,8 +120,10 @@ def run_suite(
         the results, encoder by encoder, and whether any of them is new.
 
     Raises:
-        UserError: a task cannot be run; results that are done stay.
+        UserError: a task cannot be run, or the folder holds a result without learning; results that are done
+            stay.
     """
+    _check_folder(out)
     datasets = [entry.task.read(entry.data) for entry in entries]
     for entry, dataset in zip(entries, datasets, strict=True):  # before a model is loaded
         check_dataset(dataset, entry.task.kind, entry.task.name, own=entry.task.counts is None)
@@ -159,6 +161,13 @@ def run_suite(
         raise UserError("no task of the suite can be run so; the lines above say why")
     write_json(out / RESULT, results[0] if len(results) == 1 else {"results": results})
     return results, anything_new
+
+
+def _check_folder(out: Path) -> None:
+    """Raises UserError if another protocol's one result lies where this writes."""
+    path = out / RESULT
+    if path.is_file() and "prompts_sha256" in _read(path):
+        raise UserError(f"{path}: holds a result of --protocol zero_shot; give another --out")
 
 
 def read_results(out: Path, tasks: Sequence[str] = ()) -> list[dict[str, Any]]:

@@ -119,7 +119,10 @@ def select(task: Task, dataset: Dataset, split: str, classes: Sequence[str] | No
         counts = dict(zip(SPLITS, count_splits(dataset.items), strict=True))
         counts |= {why: count for why, count in dataset.left_out.items() if count}
         found = ", ".join(f"{count} {name}" for name, count in counts.items())
-        raise UserError(f"{task.name}: found {found} clips; expected at least two in {split}")
+        raise UserError(
+            f"{task.name}: found {found} clips; expected at least two in {split}. Take another --split, or "
+            "give your manifest's rows one"
+        )
     classes = tuple(dataset.classes if classes is None else classes)
     if len(set(classes)) < max(2, len(classes)):
         raise UserError(f"{task.name}: the classes are {', '.join(classes)}; expected two or more, each once")
@@ -183,6 +186,11 @@ def zero_shot(
             f"Of {len(dataset.items):,} tracks {len(tracks.failures):,} could not be heard; "
             f"the first: {first}."
         )
+    every = [text for own in prompts.texts.values() for text in own]
+    if cut := encoder.mulan.num_cut(every):
+        problems.append(
+            f"Of {len(every):,} texts {cut:,} are longer than the model reads; their ends are not read."
+        )
     if task is None:
         rated = {"parts": rate_search(found, right)}
     else:
@@ -191,7 +199,6 @@ def zero_shot(
         **wanted(task, dataset, encoder, prompts),
         "title": RETRIEVAL if task is None else task.title,
         "kind": RETRIEVAL if task is None else task.kind,
-        "encoder": encoder.name,
         "split_sha256": split_sha256(tracks.items),
         "prompts": {"source": prompts.source, "sha256": prompts.sha256},
         "num_tracks": len(tracks.items),
@@ -206,10 +213,11 @@ def zero_shot(
     }
     if task is not None:
         content["prompts"]["texts"] = prompts.texts
-    groups = [_tags(item.label) if isinstance(item.label, Text) else _labels(item) for item in tracks.items]
+    groups = [_tags(item.label) if task is None else _labels(item) for item in tracks.items]
     view = View(
-        names=[item.id for item in tracks.items],
-        said=[", ".join(_labels(item)) for item in tracks.items],
+        # Names of files need not be Unicode; what is shown has to be.
+        names=[item.id.encode(errors="backslashreplace").decode() for item in tracks.items],
+        said=[("; " if task is None else ", ").join(_labels(item)) for item in tracks.items],
         groups=groups,
         texts=texts,
         right=right,
@@ -225,6 +233,8 @@ def wanted(task: Task | None, dataset: Dataset, encoder: MuLanEncoder, prompts: 
     return {
         "task": RETRIEVAL if task is None else task.name,
         "protocol": PROTOCOL,
+        "metrics": None if task is None else list(task.metrics),
+        "encoder": encoder.name,
         "split": dataset.items[0].split,
         "weights_sha256": encoder.weights_sha256,
         "features_sha256": encoder.digest,
@@ -233,7 +243,7 @@ def wanted(task: Task | None, dataset: Dataset, encoder: MuLanEncoder, prompts: 
 
 
 def is_done(path: Path, asked: Mapping[str, Any], dataset: Dataset) -> bool:
-    """Returns whether a result is there already.
+    """Returns whether a result is there already, of all its tracks: what could not be heard is tried again.
 
     Args:
         path: its file.
@@ -257,7 +267,7 @@ def is_done(path: Path, asked: Mapping[str, Any], dataset: Dataset) -> bool:
                 f"{path}: holds a result whose {name} is {found.get(name)!r}; this command's is {value!r}. "
                 "Give another --out"
             )
-    return True
+    return not unheard
 
 
 def load_mulan(model: str, name: str | None = None, tokenizer: str | None = None) -> MuLanEncoder:
@@ -310,10 +320,9 @@ def _labelled(
         rated = rate_labels(task.kind, task.metrics, dataset.classes, right[rows], own, where)
         about = {"name": part.name, "description": part.description}
         parts.append({**about, "num_items": len(rows), "num_published": part.num_published, **rated})
-        num_found = sum(part.holds(item) for item in dataset.items)
-        if part.num_published not in (None, num_found):
+        if part.num_published not in (None, len(rows)):
             problems.append(
-                f"{where}: {num_found:,} clips were found; published are {part.num_published:,}: the score "
+                f"{where}: {len(rows):,} clips were heard; published are {part.num_published:,}: the score "
                 "is not comparable with published ones."
             )
         elif part.has_published_scores:
@@ -343,10 +352,10 @@ def _published(task: Task) -> list[dict[str, Any]]:
 
 def _labels(item: Item) -> tuple[str, ...]:
     """The names by which an item is found."""
-    if isinstance(item.label, Text):
-        return (words(item.label),)
-    return (item.label,) if isinstance(item.label, str) else tuple(item.label)
+    if isinstance(item.label, str):
+        return (item.label,)
+    return tuple(words(label) if isinstance(label, Text) else label for label in item.label)
 
 
-def _tags(text: Text) -> tuple[str, ...]:
-    return tuple(name for _, name in text.tags)
+def _tags(texts: Sequence[Text]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for text in texts for _, name in text.tags))

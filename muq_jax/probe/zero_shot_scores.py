@@ -12,7 +12,7 @@ from muq_jax.probe.metrics import bootstrap_interval
 from muq_jax.probe.scores import Score
 
 RAW, CALIBRATED = "raw", "calibrated"
-_ROUNDING = 1e-9
+_ROUNDING = 1e-6  # of float32 similarities
 
 Found = Mapping[str, np.ndarray]
 """`RAW` and `CALIBRATED` scores [N tracks, M texts]."""

@@ -3,20 +3,28 @@
 import base64
 import dataclasses
 import io
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib import font_manager
 from matplotlib.figure import Figure
 
 # Okabe and Ito's palette, told apart by colour-blind readers; the first two are what a plot is about.
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#7A7A7A"
 INK = "#222222"
 
+# Letters that one lacks are taken from the next: texts are in any language. Of those that are installed.
+_INSTALLED = {font.name for font in font_manager.fontManager.ttflist}
+_OTHERS = ("Noto Sans CJK SC", "Source Han Sans SC", "WenQuanYi Zen Hei", "Microsoft YaHei", "PingFang SC")
+_FONTS = ["DejaVu Sans", *(name for name in _OTHERS if name in _INSTALLED)]
+
 _STYLE: Any = {
-    "font.family": "DejaVu Sans",
+    "font.family": _FONTS,
+    "text.parse_math": False,  # captions and labels are anybody's texts
     "font.size": 10.5,
     "axes.titlesize": 11.5,
     "axes.titleweight": "bold",
@@ -38,6 +46,7 @@ _STYLE: Any = {
     "figure.facecolor": "white",
     "figure.constrained_layout.use": True,
 }
+_LACKING = "Boxes are letters that no font of the machine has that drew this; the tables show them."
 _WIDTH = 7.6  # inches of a picture as wide as the page
 _DPI = 170  # 7.6 inches are shown at about 820 CSS pixels: sharp on dense screens too
 
@@ -72,7 +81,15 @@ class Canvas:
     def picture(self, alt: str, caption: str = "") -> Picture:
         """Returns the figure as a PNG with these texts."""
         buffer = io.BytesIO()
-        self.figure.savefig(buffer, format="png", dpi=_DPI)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            self.figure.savefig(buffer, format="png", dpi=_DPI)
+        lacking = [w for w in caught if "missing from font" in str(w.message)]
+        for warning in caught:
+            if warning not in lacking:
+                warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+        if lacking:  # said once, and not of every letter
+            caption = f"{caption} {_LACKING}".strip()
         return Picture(buffer.getvalue(), alt, caption, self.figure.get_figwidth() / _WIDTH)
 
 

@@ -51,12 +51,13 @@ def report_zero_shot(path: Path, content: Content, view: View, *, facts: Mapping
         Section("What is found for a text", [_asked("text"), *tracks_of_texts(view, texts)]),
         Section("What is found for a track", [_asked("track"), *texts_of_tracks(view, tracks)]),
     ]
+    whole = f"{content['parts'][0]['name']} ({content['num_tracks']:,} tracks)"
     if content.get("by_label"):
-        text = "Raw scores of each label by itself, beside what guessing gives."
+        text = f"Raw scores of each label by itself, over {whole}, beside what guessing gives."
         sections.insert(1, Section("Which labels are heard", [text, label_scores(content)]))
     if "confusion" in content:
         like = {"mode": "frozen", "shots": None, "test": content["parts"][0]["scores"][RAW]}
-        text = "Where the tracks of every label (row) end up, by raw scores."
+        text = f"Where the tracks of every label (row) end up, by raw scores, over {whole}."
         sections.insert(1, Section("What is mistaken for what", [text, *confusions([{**content, **like}])]))
     sections.append(Section("How this was made", _made(content, facts)))
     title = f"Zero-shot {content['title']}"
@@ -232,12 +233,13 @@ def _cards(content: Content) -> list[Card]:
 
 
 def _made(content: Content, facts: Mapping[str, Any]) -> list[Block]:
+    left_out = ", ".join(f"{count:,} ({why})" for why, count in content["left_out"].items())
     known = {
         "model": content["encoder"],
         "weights sha256": content["weights_sha256"],
         "split": f"{content['split']}, sha256 {content['split_sha256']}",
         "prompts": f"{content['prompts']['source']}, sha256 {content['prompts']['sha256']}",
-        "left out": ", ".join(f"{count:,} ({why})" for why, count in content["left_out"].items()) or "none",
+        "left out, of all splits": left_out or "none",
         "versions": ", ".join(f"{name} {version}" for name, version in content["versions"].items()),
         "date": content["date"],
     }

@@ -69,7 +69,7 @@ def test_both_splits_of_magnatagatune(probe, tmp_path, monkeypatch):
         assert set(part["scores"]) == {"raw", "calibrated"} and part["chance"]["roc_auc"] == 0.5
         assert all(0 <= value <= 1 for scores in part["scores"].values() for value in scores.values())
     assert "test, cleaned (5)" in out and "published" not in out
-    assert "6 clips were found; published are 5,329" in err
+    assert "6 clips were heard; published are 5,329" in err
     assert set(content["prompts"]["texts"]) == set(magnatagatune.TAGS) and content["versions"]["jax"]
     assert (tmp_path / "out/index.html").is_file()
     # The same command on a finished run says so, and changes nothing.
@@ -108,7 +108,9 @@ def test_captions_and_labels_of_one_s_own(probe, manifest, tmp_path):
     assert status == DONE and "text to music (6)" in out and "music to text (8)" in out
     content = result(tmp_path)
     assert content["num_tracks"] == 8 and content["left_out"] == {} and content["split"] == "test"
-    assert content["parts"][0]["chance"]["recall_at_10"] == pytest.approx(1)
+    # Six texts of eight tracks; two of them belong to two.
+    assert content["parts"][0]["chance"]["recall_at_1"] == pytest.approx((4 * 1 + 2 * 2) / 8 / 6)
+    assert content["parts"][1]["chance"]["recall_at_1"] == pytest.approx(1 / 6)
     assert (tmp_path / "own cache").is_dir() and not (tmp_path / "cache/muq_jax/features").exists()
     (tmp_path / "out/result.json").unlink()
     own = [
@@ -152,7 +154,9 @@ CUSTOM = ["--task", "custom", "--kind", "classification", "--label", "mood", "--
         (["--task", "retrieval", "--label", "mood"], "--label belongs to --task custom"),
         (["--task", "retrieval", "--data", "."], "--data does not go with --task retrieval"),
         (["--task", "retrieval", "--prompts", "own.json"], "--prompts does not go with --task retrieval"),
-        (["--task", "retrieval", "--split", "train"], "val"),
+        (["--task", "retrieval", "--split", "train"], "no row of split 'train'; found test, val, expected"),
+        (["--task", "retrieval", "--where", "mood=sad"], "no row has mood=sad"),
+        (["--task", "retrieval", "--where", "mood"], "--where is 'mood'; expected COLUMN=VALUE"),
         ([*CUSTOM, "--protocol", "v1", "--split", "val"], "--split belongs to --protocol zero_shot"),
         ([*CUSTOM, "--protocol", "v1", "--prompts", "own.json"], "--prompts belongs to --protocol zero_shot"),
     ],

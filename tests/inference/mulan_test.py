@@ -72,9 +72,12 @@ def test_more_texts_than_are_read_at_a_time(mulan):
 
 def test_a_text_that_is_too_long_is_cut_with_a_warning(mulan):
     text = "piano " * 60
-    with pytest.warns(UserWarning, match=r"'piano piano.*tokens longer than 38; its end is not read"):
+    with pytest.warns(UserWarning, match=r"'piano piano.*longer than 38 tokens; the end is not read"):
         found = mulan(texts=[text])
     assert np.isfinite(found).all()
+    with pytest.warns(UserWarning, match=r"2 texts, the first 'piano piano") as said:
+        mulan(texts=["short", text, text])
+    assert len(said) == 1 and mulan.num_cut(["short", text, text]) == 2
 
 
 def test_similarity(mulan):

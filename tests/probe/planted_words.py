@@ -16,6 +16,9 @@ class PlantedWords:
     def extract_text_latents(self, texts):
         return np.stack([self._vector(text) for text in texts]).astype(np.float32)
 
+    def num_cut(self, texts):
+        return sum(len(text) > 200 for text in texts)
+
     def _vector(self, text):
         if text in self._vectors:
             return np.asarray(self._vectors[text], np.float64)

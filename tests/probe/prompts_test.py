@@ -36,6 +36,26 @@ def test_ours_cover_every_label_and_a_task_of_one_s_own():
     assert [texts[0] for texts in moods.values()] == ["very calm", "sad"]
 
 
+def test_labels_that_are_written_as_one_word_are_read_as_they_are_said():
+    labels = ["genre---drumnbass", "instrument---doublebass", "newage"]
+    found = read_prompts("mtg_jamendo_genre", labels).texts
+    assert [texts[0] for texts in found.values()] == ["drum and bass", "double bass", "new age"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        (["a", " "], "label ' ': it says nothing"),
+        (["a", "genre---"], "label 'genre---': it says nothing"),
+        (["new_age", "new age"], "label 'new age': it is read as 'new_age' is; give one of them another"),
+        (["a", "b\ud800"], r"label 'b\\ud800': the text .* has the half character"),
+    ],
+)
+def test_labels_that_no_text_can_stand_for(labels, says):
+    with pytest.raises(UserError, match=says):
+        read_prompts("mood", labels)
+
+
 def test_a_file_of_one_s_own(own):
     entry = {"templates": ["{}", "{} on the radio"], "labels": {"b": ["bee", "Biene"]}}
     found = read_prompts("mood", ["a_b", "b"], own({"mood": entry}))

@@ -68,6 +68,14 @@ def test_results_of_something_else_are_left_alone(changes, says, tmp_path):
     assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*.json")} == before
 
 
+def test_a_result_without_learning_is_left_alone(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/result.json").write_text('{"task": "key", "prompts_sha256": "0"}')
+    with pytest.raises(UserError, match=r"holds a result of --protocol zero_shot; give another --out"):
+        run(tmp_path / "out", tmp_path / "cache")
+    assert "prompts_sha256" in (tmp_path / "out/result.json").read_text()
+
+
 def test_data_are_checked_before_a_model_is_loaded(tmp_path):
     (entry, other) = entries()
     items = [dataclasses.replace(i, label="nonsense") for i in planted.classification(50)]

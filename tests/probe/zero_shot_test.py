@@ -129,6 +129,13 @@ def test_published_scores_stand_beside_their_own_split_alone(tagged, tmp_path, m
     rows = {row["model"]: row for row in found["published"]["test, cleaned"]}
     assert rows["MuQ-MuLan"]["scores"] == {"roc_auc": 0.793, "average_precision": 0.293}
     assert rows["MuQ-MuLan"]["source"] == "MuQ (arXiv 2501.01108) table 5" and len(rows) == 6
+    # One that was not heard, and they are other clips.
+    del vectors["f/20"]
+    monkeypatch.setattr(module, "hear_tracks", hear(vectors, {"f/20": "f/20.mp3: no such file"}))
+    fewer = zero_shot(
+        whole, select(whole, dataset, "test"), encoder_of(words), plain(words), tmp_path
+    ).content
+    assert fewer["published"] == {} and "26 clips were heard; published are 27" in fewer["problems"][-1]
     # Of another split than test, nothing is published.
     assert [part.has_published_scores for part in parts_of(task, "val")] == [False, False]
 
@@ -145,7 +152,7 @@ def captions(tmp_path):
 
 def test_retrieval(captions, tmp_path, monkeypatch):
     dataset, words = captions
-    vectors = {item.id: words[item.label.caption] for item in dataset.items}
+    vectors = {item.id: words[item.label[0].caption] for item in dataset.items}
     vectors["3"] = AXES[9]  # text a, but nothing like it: its other track is a hit all the same
     monkeypatch.setattr(module, "hear_tracks", hear(vectors))
     found = zero_shot(None, dataset, encoder_of(words), texts_of(dataset), tmp_path)
@@ -160,28 +167,59 @@ def test_retrieval(captions, tmp_path, monkeypatch):
     assert found.view.groups[4] == ("d",) and found.view.said[4] == "text d"
 
 
+def test_a_track_of_which_two_things_are_said_is_found_by_both(tmp_path, monkeypatch):
+    said = (("a", 0), ("b", 1), ("c", 0))
+    rows = [{"path": f"{n}.wav", "id": text, "caption": text} for text, n in said]
+    (tmp_path / "clips.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    dataset = read_captions(tmp_path / "clips.jsonl")
+    monkeypatch.setattr(module, "hear_tracks", hear({"a": AXES[0], "b": AXES[1]}))
+    words = {"a": AXES[0], "b": AXES[1], "c": AXES[0] - 0.1 * AXES[1]}
+    found = zero_shot(None, dataset, encoder_of(words), texts_of(dataset), tmp_path)
+    texts, tracks = found.content["parts"]
+    assert (texts["num_items"], tracks["num_items"]) == (3, 2) and found.view.said == ["a; c", "b"]
+    assert texts["scores"][RAW]["recall_at_1"] == 1 and tracks["scores"][RAW]["recall_at_1"] == 1
+    assert tracks["chance"]["recall_at_1"] == pytest.approx((2 / 3 + 1 / 3) / 2)
+
+
+def test_long_texts_and_odd_names_are_told(tmp_path, monkeypatch):
+    items = [Item(f"t\udce9{n}", "test", GENRES[n], tmp_path / f"{n}.wav") for n in range(2)]
+    monkeypatch.setattr(module, "hear_tracks", hear({item.id: AXES[n] for n, item in enumerate(items)}))
+    dataset = select(GENRE, Dataset(items, GENRES), "test")
+    prompts = Prompts({label: [label, label + " music" * 100] for label in GENRES}, "test")
+    found = zero_shot(GENRE, dataset, encoder_of({}), prompts, tmp_path)
+    said = "Of 6 texts 3 are longer than the model reads; their ends are not read."
+    assert said in found.content["problems"]
+    assert found.view.names == ["t\\udce90", "t\\udce91"]
+
+
 def test_a_text_whose_tracks_all_failed_is_not_asked_for(captions, tmp_path, monkeypatch):
     dataset, words = captions
-    vectors = {item.id: words[item.label.caption] for item in dataset.items if item.id != "2"}
+    vectors = {item.id: words[item.label[0].caption] for item in dataset.items if item.id != "2"}
     monkeypatch.setattr(module, "hear_tracks", hear(vectors, {"2": "2.wav: no such file"}))
     found = zero_shot(None, dataset, encoder_of(words), texts_of(dataset), tmp_path)
     assert found.view.texts == [f"text {text}" for text in "abde"] and found.view.right.any(axis=0).all()
     assert found.content["parts"][0]["num_items"] == 4 and found.content["failures"] == {
         "2": "2.wav: no such file"
     }
-    assert "Of 7 tracks 1 could not be heard" in found.content["problems"][0]
+    assert "Of 7 tracks 1 could not be heard" in found.content["problems"][-1]
 
 
 def test_a_result_that_is_there(captions, tmp_path, monkeypatch):
     dataset, words = captions
-    vectors = {item.id: words[item.label.caption] for item in dataset.items if item.id != "2"}
+    vectors = {item.id: words[item.label[0].caption] for item in dataset.items if item.id != "2"}
     monkeypatch.setattr(module, "hear_tracks", hear(vectors, {"2": "no"}))
     encoder, prompts = encoder_of(words), texts_of(dataset)
     path = tmp_path / "result.json"
     asked = wanted(None, dataset, encoder, prompts)
     assert not is_done(path, asked, dataset)
     path.write_text(json.dumps(zero_shot(None, dataset, encoder, prompts, tmp_path).content))
+    assert not is_done(path, asked, dataset)  # one could not be heard: it is tried again
+    monkeypatch.setattr(module, "hear_tracks", hear(vectors | {"2": AXES[7]}))
+    path.write_text(json.dumps(zero_shot(None, dataset, encoder, prompts, tmp_path).content))
     assert is_done(path, asked, dataset)
+    for name, value in {"encoder": "another", "metrics": ["accuracy"]}.items():
+        with pytest.raises(UserError, match=f"holds a result whose {name} is"):
+            is_done(path, {**asked, name: value}, dataset)
     fewer = Dataset(dataset.items[1:], dataset.classes)
     with pytest.raises(UserError, match=r"holds a result whose split_sha256 is .*Give another --out"):
         is_done(path, asked, fewer)

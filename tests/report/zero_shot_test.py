@@ -166,6 +166,23 @@ def test_examples_of_a_matrix(num_tracks, num_texts, shape):
     assert (np.diff(columns) >= 0).all() and set(columns) == set(range(len(texts)))
 
 
+@pytest.mark.parametrize("text", ["costs $5 to $7, $ and $\\frac$", "缓慢的钢琴曲 🎹", "100 % _a_ & <b>"])
+def test_any_text_is_drawn_as_it_is_written(text, recwarn):
+    view = view_of(5, 4)
+    view = dataclasses.replace(view, texts=[f"{text} {n}" for n in range(4)])
+    view = dataclasses.replace(view, groups=[(text,)] * 5, names=[f"{text} {n}" for n in range(5)])
+    for picture in (similarity_matrix(view), track_map(view, 1)):
+        assert picture.png.startswith(b"\x89PNG")
+    assert not [w for w in recwarn if "missing from font" in str(w.message)]
+
+
+def test_letters_that_no_font_has_are_told_once_below_the_plot():
+    private = "\U0010fffd"  # a code point for private use
+    view = dataclasses.replace(view_of(5, 4), texts=[f"text {private} {n}" for n in range(4)])
+    assert similarity_matrix(view).caption.count("Boxes are letters that no font") == 1
+    assert "Boxes" not in similarity_matrix(view_of(5, 4)).caption
+
+
 def test_texts_without_tracks_are_not_examples():
     right = np.zeros((5, 4), bool)
     right[:, 2] = True

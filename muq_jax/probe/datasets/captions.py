@@ -1,38 +1,60 @@
 """A user's own texts: any manifest whose rows say in words what is heard.
 
-A row's text is its `caption`; where there is none, its `tags`, with commas between.
+A row's text is its `caption`; where there is none, its `tags` in alphabetical order, with commas between.
+Rows with one `path` are one track, of which several things are said.
 """
 
+import dataclasses
 import os
 from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
 
-from muq_jax.data.manifest import read_manifest, select_split
+from muq_jax.data.manifest import read_manifest
 from muq_jax.data.paths import is_remote
 from muq_jax.data.texts import text_of
 from muq_jax.errors import UserError
-from muq_jax.probe.task import Dataset, Item
+from muq_jax.probe.datasets.custom import SPLIT_NAMES, rows_where
+from muq_jax.probe.task import SPLITS, Dataset, Item
 from muq_jax.text.sentences import Sentences, Text
 
 TEST = "test"
+_NO_SPLIT = (
+    "The rows have no `split`: these tracks may be among those that the model was trained on, and the scores "
+    "then say little of others."
+)
 
 
-def read_captions(manifest: str | os.PathLike[str], split: str | None = None) -> Dataset:
+def read_captions(
+    manifest: str | os.PathLike[str], split: str | None = None, where: Mapping[str, str] | None = None
+) -> Dataset:
     """Returns the tracks of a split of which something is said, and the different texts as their classes.
 
     Args:
         manifest: JSON Lines as `data.manifest` reads.
-        split: None is `test`, or every track where the rows have no split.
+        split: train, val or test; None is `test`, or every track where the rows have no split.
+        where: only rows whose columns have these values.
+
+    Returns:
+        items whose label is a tuple of `Text`.
 
     Raises:
         UserError: no such manifest or split, a caption or tags that are no texts, recordings in an object
             store, or fewer than two different texts.
     """
-    clips = read_manifest(manifest)
-    if split is None and any(clip.split is not None for clip in clips):
-        split = TEST
-    items = []
+    clips = rows_where(read_manifest(manifest), where or {}, str(manifest))
+    whole = split is None and all(clip.split is None for clip in clips)
+    split = "all" if whole else split or TEST
+    chosen = clips if whole else [clip for clip in clips if SPLIT_NAMES.get(str(clip.split)) == split]
+    if not chosen:
+        found = sorted({str(clip.split) for clip in clips if clip.split is not None})
+        raise UserError(
+            f"{manifest}: no row of split {split!r}; found {', '.join(found) or 'no splits at all'}, "
+            f"expected {', '.join(SPLITS)}"
+        )
+    items: dict[Path, Item] = {}
     left_out: Counter[str] = Counter()
-    for clip in select_split(clips, split, str(manifest)):
+    for clip in chosen:
         if clip.labels.get("caption") is None and not clip.labels.get("tags"):
             left_out["no text"] += 1
         elif is_remote(clip.path):
@@ -42,16 +64,18 @@ def read_captions(manifest: str | os.PathLike[str], split: str | None = None) ->
             )
         else:
             text = text_of(clip.labels, f"{manifest}: clip {clip.id!r}")
-            items.append(Item(clip.id, split or "all", text, clip.path))
-    texts = tuple(dict.fromkeys(words(item.label) for item in items))
+            item = items.get(clip.path) or Item(clip.id, split, (), clip.path)
+            items[clip.path] = dataclasses.replace(item, label=(*item.label, text))
+    texts = tuple(dict.fromkeys(words(text) for item in items.values() for text in item.label))
     if len(texts) < 2:
         raise UserError(
-            f"{manifest}: found {len(texts)} different text(s) for {len(items) + left_out.total()} tracks; "
-            "retrieval needs at least two, as `caption`, or as a list of `tags`"
+            f"{manifest}: found {len(texts)} different text(s) in {len(chosen)} rows; retrieval needs at "
+            "least two, as `caption`, or as a list of `tags`"
         )
-    return Dataset(items, texts, left_out)
+    problems = (_NO_SPLIT,) if whole else ()
+    return Dataset(list(items.values()), texts, left_out, problems)
 
 
 def words(text: Text) -> str:
     """Returns what a model reads of a text."""
-    return Sentences().read(text)
+    return Sentences().read(text._replace(tags=tuple(sorted(text.tags, key=lambda tag: tag[1]))))

@@ -15,7 +15,7 @@ from muq_jax.probe.labels import CLASSES_OF_RULES, RULES
 from muq_jax.probe.task import FRAME_KINDS, KINDS, SPLITS, V1, V2, Beats, Dataset, Item, Kind, Task
 
 GROUP = "group"
-_SPLIT_NAMES = {
+SPLIT_NAMES = {
     "train": "train",
     "val": "val",
     "valid": "val",
@@ -131,12 +131,10 @@ def _read(
 ) -> Dataset:
     clips = read_manifest(manifest)
     columns = {column for clip in clips for column in clip.labels}
-    for column in (label, *where, *([group] if group else [])):
+    for column in (label, *([group] if group else [])):
         if column not in columns and column not in ("id", "split"):
             raise UserError(f"{manifest}: no row has a column {column!r}; found {', '.join(sorted(columns))}")
-    kept = [clip for clip in clips if all(_text(_field(clip, c)) == v for c, v in where.items())]
-    if not kept:
-        raise UserError(f"{manifest}: no row has {', '.join(f'{c}={v}' for c, v in where.items())}")
+    kept = rows_where(clips, where, manifest)
     left_out: Counter[str] = Counter()
     items = []
     for clip in kept:
@@ -149,7 +147,7 @@ def _read(
             left_out["no label"] += 1
         elif clip.split is None:
             left_out["no split"] += 1
-        elif clip.split not in _SPLIT_NAMES:
+        elif clip.split not in SPLIT_NAMES:
             raise UserError(
                 f"{manifest}: clip {clip.id!r} has split {clip.split!r}; expected {', '.join(SPLITS)}"
             )
@@ -161,8 +159,24 @@ def _read(
         else:
             owner = _field(clip, group or GROUP)
             owner = None if owner is None else _text(owner)
-            items.append(Item(clip.id, _SPLIT_NAMES[clip.split], encoded, clip.path, owner))
+            items.append(Item(clip.id, SPLIT_NAMES[clip.split], encoded, clip.path, owner))
     return Dataset(items, _vocabulary(items, kind, rule, classes, label, name), dict(left_out))
+
+
+def rows_where(clips: Sequence[Clip], where: Mapping[str, str], manifest: str) -> list[Clip]:
+    """Returns the clips whose columns have these values, as texts.
+
+    Raises:
+        UserError: no row has such a column, or no row these values.
+    """
+    columns = {"id", "split"}.union(*(clip.labels for clip in clips))
+    for column in where:
+        if column not in columns:
+            raise UserError(f"{manifest}: no row has a column {column!r}; found {', '.join(sorted(columns))}")
+    kept = [clip for clip in clips if all(_text(_field(clip, c)) == v for c, v in where.items())]
+    if not kept:
+        raise UserError(f"{manifest}: no row has {', '.join(f'{c}={v}' for c, v in where.items())}")
+    return kept
 
 
 def _encode(clip: Clip, value: Any, kind: Kind, rule: str | None, where: str) -> Any:
