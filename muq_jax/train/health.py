@@ -149,7 +149,9 @@ def _loss_risen(history: History) -> Facts | None:
     losses = [row["loss"] for row in history.train if _has(row, "loss")]
     if len(losses) < 10:
         return None
-    now, best = statistics.mean(losses[-3:]), min(losses)
+    # Of five rows each: a single one is luck, where the loss depends on what the steps are made of.
+    means = [statistics.mean(losses[n : n + 5]) for n in range(len(losses) - 4)]
+    now, best = means[-1], min(means)
     return {"now": now, "best": best} if now > 1.2 * best + 0.1 else None
 
 

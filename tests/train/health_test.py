@@ -44,6 +44,15 @@ def test_a_healthy_run_is_left_in_peace():
     assert findings([train_row(100, loss=None, grad_norm=None, ce=[None, None])]) == []
 
 
+def test_a_noisy_loss_that_falls_has_not_risen():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        losses = 3.5 * np.exp(-np.arange(40) / 10) + 0.4
+        losses *= np.exp(0.2 * rng.standard_normal(40))
+        rows = [train_row(20 * step, loss=loss) for step, loss in enumerate(losses.tolist(), 1)]
+        assert not any(findings(rows[:end]) for end in range(10, 41))
+
+
 @pytest.mark.parametrize(
     "check, rows, said",
     [
@@ -82,7 +91,7 @@ def test_a_healthy_run_is_left_in_peace():
         ),
         (
             "loss_risen",
-            [*HEALTHY, *(train_row(11_000 + i, loss=9.0) for i in range(3))],
+            [*HEALTHY, *(train_row(11_000 + i, loss=9.0) for i in range(5))],
             "risen to 9.000 from 4.000",
         ),
         (
