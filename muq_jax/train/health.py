@@ -152,7 +152,9 @@ def _loss_risen(history: History) -> Facts | None:
     # Of five rows each: a single one is luck, where the loss depends on what the steps are made of.
     means = [statistics.mean(losses[n : n + 5]) for n in range(len(losses) - 4)]
     now, best = means[-1], min(means)
-    return {"now": now, "best": best} if now > 1.2 * best + 0.1 else None
+    noise = statistics.median(abs(a - b) for a, b in itertools.pairwise(losses))
+    # A contrastive loss without the pair itself in its denominators may fall below zero.
+    return {"now": now, "best": best} if now - best > 0.1 + 0.2 * abs(best) + noise else None
 
 
 def _overfitting(history: History) -> Facts | None:
@@ -160,7 +162,7 @@ def _overfitting(history: History) -> Facts | None:
     if len(losses) < 4:
         return None
     best = min(losses)
-    if min(losses[-3:]) <= 1.03 * best:
+    if min(losses[-3:]) - best <= 0.03 * abs(best):
         return None
     best_step = next(row["step"] for row in history.valid if row.get("loss") == best)
     return {"now": losses[-1], "best": best, "best_step": best_step}
