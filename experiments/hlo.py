@@ -19,8 +19,10 @@ BITS = {
 _ARRAY = re.compile(r"\b([a-z]+[0-9]*[a-z0-9]*)\[([0-9,<=]*)\](?:\{([^{}]*)\})?")
 _SPACE = re.compile(r"S\((\d+)\)")
 _NAME = re.compile(r"%([\w.\-]+)")
+_OPERAND = re.compile(r"%([\w.\-]+(?:#\d+)*)")
 _HEADER = re.compile(r"^(ENTRY )?%([\w.\-]+) \(.*\) -> .*\{$")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%([\w.\-]+) = (.*)$")
+_COMMENT = re.compile(r"/\*.*?\*/")
 _KNOWN_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _SOURCE = re.compile(r'op_name="([^"]*)"')
 
@@ -147,16 +149,20 @@ def parse(text: str) -> Module:
     """
     computations: dict[str, Computation] = {}
     entry, current = None, None
+    kinds: dict[str, str] = {}
     for line in text.splitlines():
         header = _HEADER.match(line)
         if header:
-            current = Computation(header.group(2), {})
+            current, kinds = Computation(header.group(2), {}), {}
             computations[current.name] = current
             entry = current.name if header.group(1) else entry
         elif line.startswith("}"):
             current = None
         elif current is not None and (found := _INSTRUCTION.match(line)):
-            instruction = _parse_instruction(*found.groups())
+            instruction, kind = _parse_instruction(*found.groups())
+            kinds[instruction.name] = kind
+            for operand in instruction.operands:
+                _spell_out(operand, current, kinds)
             current.instructions[instruction.name] = instruction
     if entry is None:
         raise ValueError("this is no text of an XLA program: it has no ENTRY computation")
@@ -228,21 +234,47 @@ def _visit(
                 _visit(computations, callee, times, total, unknown)
 
 
-def _parse_instruction(root: str | None, name: str, rest: str) -> Instruction:
+def _spell_out(operand: str, computation: Computation, kinds: dict[str, str]) -> None:
+    """Adds the `get-tuple-element` that `%tuple#3` stands for in what a TPU's compiler writes down."""
+    owner, is_element, place = operand.rpartition("#")
+    if not is_element or operand in computation.instructions:
+        return
+    _spell_out(owner, computation, kinds)
+    kinds[operand] = kind = _elements(kinds[owner])[int(place)]
+    computation.instructions[operand] = Instruction(
+        operand, "get-tuple-element", parse_arrays(kind), (owner,), f"%{owner}", f", index={place}", False
+    )
+
+
+def _elements(kind: str) -> list[str]:
+    """Returns the types in the type of a tuple, which may be tuples again."""
+    elements, depth = [""], 0
+    for letter in _COMMENT.sub("", kind)[1:-1]:
+        depth += (letter in "([{") - (letter in ")]}")
+        if letter == "," and depth == 0:
+            elements.append("")
+        else:
+            elements[-1] += letter
+    return [element.strip() for element in elements]
+
+
+def _parse_instruction(root: str | None, name: str, rest: str) -> tuple[Instruction, str]:
+    """Returns a line's instruction and its type as written."""
     end = _closing(rest, 0) + 1 if rest.startswith("(") else rest.index(" ")
     kind, rest = rest[:end], rest[end:].lstrip()
     start = rest.index("(")
     end = _closing(rest, start)
     arguments = rest[start + 1 : end]
-    return Instruction(
+    instruction = Instruction(
         name=name,
         opcode=rest[:start],
         arrays=parse_arrays(kind),
-        operands=tuple(_NAME.findall(arguments)),
+        operands=tuple(_OPERAND.findall(arguments)),
         arguments=arguments,
         attributes=rest[end + 1 :],
         is_root=root is not None,
     )
+    return instruction, kind
 
 
 def _closing(text: str, start: int) -> int:

@@ -240,10 +240,13 @@ def _nearest(
 ) -> tuple[Mean, Mean]:
     """How often a right one is nearest, both ways, and what chance gives; right is the own one, or `same`."""
     similarity = jnp.matmul(audio, text.T, precision="highest")
-    similarity = jnp.where(valid[:, None] & valid, similarity, -jnp.inf)
     rows = jnp.arange(len(audio))
-    right = (rows[:, None] == rows if same is None else same) & valid[:, None] & valid
-    hits = right[similarity.argmax(axis=0), rows] + right[rows, similarity.argmax(axis=1)].astype(jnp.float32)
+    pairs = valid[:, None] & valid
+    right = (rows[:, None] == rows if same is None else same) & pairs
+    # Maxima, not their places: over devices a maximum is one number, its place is found with all of them.
+    best_right = jnp.where(right, similarity, -jnp.inf)
+    best_wrong = jnp.where(pairs & ~right, similarity, -jnp.inf)
+    hits = sum((best_right.max(axis) > best_wrong.max(axis)).astype(jnp.float32) for axis in (0, 1))
     num_valid = valid.sum().astype(jnp.float32)
     by_chance = 2 * right.sum() / jnp.maximum(num_valid, 1)
     return Mean(jnp.sum(jnp.where(valid, hits, 0.0)), 2 * num_valid), Mean(by_chance, 2 * num_valid)

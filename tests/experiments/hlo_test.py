@@ -73,6 +73,30 @@ def test_instructions():
     assert body.arrays_of(("next", "fusion")) == [Array("s32", ()), Array("f32", (8, 4), 1)]
 
 
+def test_elements_of_tuples_written_in_short():
+    text = """\
+ENTRY %main (p: (f32[4], (s32[], bf16[2,3]))) -> bf16[2,3] {
+  %p = (f32[4]{0:T(8,128)(2,1)}, /*index=1*/(s32[], bf16[2,3]{1,0})) parameter(0)
+  %sum = f32[4]{0} add(%p#0, %p#0)
+  %both = (s32[], bf16[2,3]{1,0}) copy(%p#1)
+  ROOT %last = bf16[2,3]{1,0} copy(%p#1#1)
+}
+"""
+    main = hlo.parse(text).computations["main"]
+    assert main.instructions["sum"].operands == ("p#0", "p#0")
+    assert main.arrays_of(("p#0",)) == [Array("f32", (4,))]
+    assert main.arrays_of(("p#1",)) == [Array("s32", ()), Array("bf16", (2, 3))]
+    assert main.arrays_of(main.root.operands) == [Array("bf16", (2, 3))]
+    assert main.instructions["p#1#1"].opcode == "get-tuple-element"
+    # As if it had been written at length.
+    short = PROGRAM.replace("compare(%counter, ", "compare(%state#0, ").replace(
+        "add(%i, ", "add(%body_state#0, "
+    )
+    assert hlo.parse(short).times == hlo.parse(PROGRAM).times
+    body = hlo.parse(short.replace("constant(1)", "constant(3)")).computations["body"]
+    assert body.instructions["body_state#0"].attributes == ", index=0"
+
+
 def test_turns_of_loops_are_multiplied_out():
     module = hlo.parse(PROGRAM)
     assert module.times == {"main": 1, "body": 12, "inner_body": 36}

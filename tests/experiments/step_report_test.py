@@ -39,6 +39,19 @@ def test_weights_are_expected_and_what_is_as_long_as_a_clip_is_not():
     assert "3 collectives, 3 of them unexpected" in text and "  unexpected all-gather" in text
 
 
+def test_rows_of_a_shared_table_are_expected():
+    line = (
+        "  %rows = f32[8,12,128,96]{3,2,1,0} all-to-all(%own), channel_id=9, replica_groups={}, "
+        'dimensions={0}, metadata={op_name="jit(step)/TextTower/SOURCE"}\n'
+    )
+    own = "  %own = f32[8,12,128,96]{3,2,1,0} broadcast(%w), dimensions={}\n"
+    program = SLICES.split("  %token")[0] + own + line + "  ROOT %w = bf16[24,64]{1,0} parameter(0)\n}\n"
+    (found,) = make(program.replace("SOURCE", "gather"), [(192, 64)])["collectives"]
+    assert found["expected"] and found["kind"] == "rows"
+    (found,) = make(program.replace("SOURCE", "transpose"), [(192, 64)])["collectives"]
+    assert not found["expected"] and found["kind"] == "activations"
+
+
 def test_the_largest_comes_first_and_the_sum_bounds_the_step():
     found = make(TPU, [(192, 64)])
     sent = [one["bytes_per_step"] for one in found["collectives"]]
