@@ -160,7 +160,7 @@ def _run_zero_shot(args: argparse.Namespace) -> int:
         raise UserError(
             f"{len(args.model)} models; --protocol {_ZERO_SHOT} takes one, with an --out of its own"
         )
-    task = None
+    task, counts = None, None
     if args.task == _RETRIEVAL:
         _check_own(args, but={"manifest", "where"})
         for name in ("data", "prompts"):
@@ -174,17 +174,20 @@ def _run_zero_shot(args: argparse.Namespace) -> int:
         prompts = zero_shot.texts_of(dataset)
     else:
         task, data = _task(args, but={"classes"})
-        dataset = zero_shot.select(task, task.read(data), args.split or "test", args.classes)
+        whole = task.read(data)
+        counts = zero_shot.train_counts(task, whole)
+        dataset = zero_shot.select(task, whole, args.split or "test", args.classes)
         prompts = read_prompts(task.name, dataset.classes, args.prompts and Path(args.prompts))
     encoder = zero_shot.load_mulan(args.model[0], args.name, args.tokenizer)
     out = Path(args.out or Path("runs", _ZERO_SHOT, args.task))
     page = out / "index.html"
-    asked = zero_shot.wanted(task, dataset, encoder, prompts)
+    asked = zero_shot.wanted(task, dataset, encoder, prompts, counts)
     if zero_shot.is_done(out / RESULT, asked, dataset) and page.is_file():
         print(f"already done: {page}")
         return DONE
     command = _command(args)
-    found = zero_shot.zero_shot(task, dataset, encoder, prompts, cache_folder(args.cache), command=command)
+    cache = cache_folder(args.cache)
+    found = zero_shot.zero_shot(task, dataset, encoder, prompts, cache, counts=counts, command=command)
     write_json(out / RESULT, found.content)
     report_zero_shot(page, found.content, found.view, facts={"command": command})
     print("\n".join([*score_lines(found.content), f"page: {page}"]))

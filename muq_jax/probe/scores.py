@@ -45,6 +45,24 @@ def accuracy(truth: np.ndarray, scores: np.ndarray) -> Score:
     return _mean(truth == decided)
 
 
+def balanced_accuracy(truth: np.ndarray, scores: np.ndarray) -> Score:
+    """The mean over classes of the share of their items that are decided right, as scikit-learn's.
+
+    A class without items is left out. One answer for all items gives 1 / classes, however frequent it is.
+
+    Args:
+        truth: [N] int.
+        scores: [N, C]; the highest decides, of equal ones the first.
+    """
+    truth, decided = _decide("balanced_accuracy", truth, scores)
+    num_classes = np.shape(scores)[1]
+    counts = np.bincount(truth, minlength=num_classes)
+    hits = np.bincount(truth[truth == decided], minlength=num_classes)
+    occurs = counts > 0
+    left_out = tuple(np.flatnonzero(~occurs).tolist())
+    return Score(float(np.mean(hits[occurs] / counts[occurs])), None, left_out)
+
+
 def weighted_key_score(truth: np.ndarray, scores: np.ndarray, classes: Sequence[str]) -> Score:
     """The mean of `mir_eval.key.weighted_score` over items; the highest score decides.
 
@@ -236,8 +254,8 @@ def validation_score(
     `mean_absolute_error` is negated.
 
     Args:
-        metric: "accuracy", "weighted_key_score", "roc_auc", "average_precision", "r2", "mean_absolute_error"
-            or "frame_accuracy".
+        metric: "accuracy", "balanced_accuracy", "weighted_key_score", "roc_auc", "average_precision", "r2",
+            "mean_absolute_error" or "frame_accuracy".
         truth: as the metric's; of frame_accuracy [N] int, the frames of all pieces one after the other.
         scores: [H, N, C], or predictions [H, N, K] of a regression.
         classes: [C] names, for the key score.
@@ -334,6 +352,7 @@ def _each_by(library: Callable[..., float]) -> _OfEach:
 
 _OF_A_HEAD: dict[str, Callable[..., Score]] = {
     "accuracy": accuracy,
+    "balanced_accuracy": balanced_accuracy,
     "weighted_key_score": weighted_key_score,
     "roc_auc": lambda truth, scores: _macro("roc_auc", truth, scores, _roc_auc_of_each),
     "average_precision": lambda truth, scores: _macro(

@@ -31,11 +31,13 @@ from muq_jax.probe.tracks import Tracks, hear_tracks
 from muq_jax.probe.zero_shot_scores import (
     CALIBRATED,
     RAW,
+    WEIGHTED,
     Found,
     over_tracks,
     rate_each,
     rate_labels,
     rate_search,
+    weighted,
 )
 from muq_jax.text.sentences import Text
 
@@ -139,6 +141,17 @@ def select(task: Task, dataset: Dataset, split: str, classes: Sequence[str] | No
     return Dataset(items, classes, dataset.left_out, problems)
 
 
+def train_counts(task: Task, dataset: Dataset) -> dict[str, int] | None:
+    """Returns the training clips of each label, of a dataset as its reader gave it.
+
+    None where they do not weigh answers: a track may have several labels, or there is no training split.
+    """
+    if task.kind != "classification":
+        return None
+    labels = (label for item in dataset.items if item.split == "train" for label in _labels(item))
+    return dict(sorted(Counter(labels).items())) or None
+
+
 def texts_of(dataset: Dataset) -> Prompts:
     """Returns captions as prompts: each stands for itself."""
     return Prompts({text: [text] for text in dataset.classes}, "the texts themselves")
@@ -151,6 +164,7 @@ def zero_shot(
     prompts: Prompts,
     cache: Path,
     *,
+    counts: Mapping[str, int] | None = None,
     command: str = "",
 ) -> Evaluated:
     """Compares every track with every label or text.
@@ -161,6 +175,7 @@ def zero_shot(
         encoder: the model.
         prompts: of the dataset's classes.
         cache: the folder of all features.
+        counts: of `train_counts`: adds scores that weigh labels by it.
         command: recorded in the result.
 
     Raises:
@@ -175,6 +190,9 @@ def zero_shot(
         kept = [n for n, text in enumerate(texts) if text in heard]
         texts, scores, similarities = [texts[n] for n in kept], scores[:, kept], similarities[:, kept]
     found = {RAW: similarities, CALIBRATED: over_tracks(scores)}
+    if counts:
+        temperature = float(np.exp(encoder.mulan.variables["params"]["log_temperature"]))
+        found[WEIGHTED] = weighted(similarities, temperature, [counts.get(label, 0) for label in texts])
     column = {label: n for n, label in enumerate(texts)}
     right = np.zeros(similarities.shape, bool)
     for row, item in zip(right, tracks.items, strict=True):
@@ -196,7 +214,7 @@ def zero_shot(
     else:
         rated = _labelled(task, dataset, tracks, found, right, problems)
     content = {
-        **wanted(task, dataset, encoder, prompts),
+        **wanted(task, dataset, encoder, prompts, counts),
         "title": RETRIEVAL if task is None else task.title,
         "kind": RETRIEVAL if task is None else task.kind,
         "split_sha256": split_sha256(tracks.items),
@@ -228,7 +246,13 @@ def zero_shot(
     return Evaluated(content, view)
 
 
-def wanted(task: Task | None, dataset: Dataset, encoder: MuLanEncoder, prompts: Prompts) -> dict[str, Any]:
+def wanted(
+    task: Task | None,
+    dataset: Dataset,
+    encoder: MuLanEncoder,
+    prompts: Prompts,
+    counts: Mapping[str, int] | None = None,
+) -> dict[str, Any]:
     """Returns what was asked for: a result of anything else is another result."""
     return {
         "task": RETRIEVAL if task is None else task.name,
@@ -239,6 +263,7 @@ def wanted(task: Task | None, dataset: Dataset, encoder: MuLanEncoder, prompts: 
         "weights_sha256": encoder.weights_sha256,
         "features_sha256": encoder.digest,
         "prompts_sha256": prompts.sha256,
+        "train_counts": counts,
     }
 
 
@@ -264,7 +289,8 @@ def is_done(path: Path, asked: Mapping[str, Any], dataset: Dataset) -> bool:
     for name, value in {**asked, "split_sha256": split_sha256(heard)}.items():
         if found.get(name) != value:
             raise UserError(
-                f"{path}: holds a result whose {name} is {found.get(name)!r}; this command's is {value!r}. "
+                f"{path}: holds a result whose {name} is {found.get(name)!r:.100}; this command's is "
+                f"{value!r:.100}. "
                 "Give another --out"
             )
     return not unheard

@@ -1,4 +1,4 @@
-"""What similarities of tracks and texts are worth: raw and calibrated, beside what needs no hearing."""
+"""What similarities of tracks and texts are worth: raw, calibrated and weighted, beside guessing."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,11 +11,11 @@ from muq_jax.probe import scores
 from muq_jax.probe.metrics import bootstrap_interval
 from muq_jax.probe.scores import Score
 
-RAW, CALIBRATED = "raw", "calibrated"
+RAW, CALIBRATED, WEIGHTED = "raw", "calibrated", "weighted"
 _ROUNDING = 1e-6  # of float32 similarities
 
 Found = Mapping[str, np.ndarray]
-"""`RAW` and `CALIBRATED` scores [N tracks, M texts]."""
+"""`RAW`, `CALIBRATED` and perhaps `WEIGHTED` scores [N tracks, M texts]."""
 
 
 def over_tracks(found: np.ndarray) -> np.ndarray:
@@ -28,6 +28,21 @@ def over_tracks(found: np.ndarray) -> np.ndarray:
     return np.divide(
         centred, spread, out=np.zeros_like(found), where=spread > _ROUNDING * np.abs(found).max(axis=0)
     )
+
+
+def weighted(similarities: np.ndarray, temperature: float, counts: Sequence[int]) -> np.ndarray:
+    """Returns scores [N, M] of labels that are not equally frequent, as float64.
+
+    What a contrastive loss learns is log p(text | track) - log p(text), but for a constant of the track
+    (arXiv 1807.03748, section 2.3): a rare label is as near as a frequent one. The frequency is added.
+
+    Args:
+        similarities: [N, M].
+        temperature: the model's, which multiplies them in its loss.
+        counts: [M], clips of each label in the training split; half a clip more is counted of each.
+    """
+    more = np.asarray(counts, np.float64) + 0.5
+    return temperature * np.asarray(similarities, np.float64) + np.log(more / more.sum())
 
 
 def rate_labels(
@@ -157,4 +172,4 @@ def _score(kind: str, metric: str, classes: Sequence[str], right: np.ndarray, fo
     truth = right.argmax(axis=1)
     if metric == "weighted_key_score":
         return scores.weighted_key_score(truth, found, classes)
-    return scores.accuracy(truth, found)
+    return {"accuracy": scores.accuracy, "balanced_accuracy": scores.balanced_accuracy}[metric](truth, found)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from muq_jax.probe.zero_shot import RETRIEVAL, View
-from muq_jax.probe.zero_shot_scores import CALIBRATED, RAW
+from muq_jax.probe.zero_shot_scores import RAW, WEIGHTED
 from muq_jax.report.marble_plots import confusions, shortened
 from muq_jax.report.page import Block, Card, Folded, Note, Section, Table, facts_table, write_page
 from muq_jax.report.probe_tables import metric_name
@@ -28,6 +28,12 @@ _CALIBRATION = (
     "Raw scores are the dot products of the model's vectors. Calibrated ones are first taken as deviations "
     "from background prompts (a song, a recording, noise, ...) with the same track, and then, for each text, "
     "as deviations from its mean over the tracks of the split; that looks at other tracks, never at labels."
+)
+
+_WEIGHTING = (
+    "Weighted scores are the raw ones, times the model's temperature, plus the logarithm of the label's "
+    "share of the training split: a contrastive loss learns how much more likely a text is with a track than "
+    "by itself, so that a rare label is named as readily as a frequent one."
 )
 
 Content = Mapping[str, Any]
@@ -151,6 +157,7 @@ def _scores(content: Content) -> list[Block]:
     blocks: list[Block] = [
         "Nothing is learned: texts and tracks are compared as vectors of the model; the nearest wins.",
         _CALIBRATION,
+        *([_WEIGHTING] if WEIGHTED in content["parts"][0]["scores"] else []),
     ]
     for part in content["parts"]:
         blocks += [
@@ -194,7 +201,7 @@ def _reading(content: Content) -> str:
 
 def _rows(content: Content, part: Mapping[str, Any]) -> list[tuple[str, Mapping[str, float], bool]]:
     """Name, values and whether they are ours, of every row of a part's table."""
-    rows = [(name, part["scores"][name], True) for name in (RAW, CALIBRATED)]
+    rows = [(name, part["scores"][name], True) for name in part["scores"]]
     rows.append(("chance", part["chance"], True))
     if part["majority"]:
         rows.append(("most frequent label", part["majority"], True))

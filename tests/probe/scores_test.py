@@ -83,6 +83,21 @@ def test_accuracy_is_scikit_learns():
         assert found.left_out == ()
 
 
+@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
+def test_balanced_accuracy_is_scikit_learns():
+    rng = np.random.default_rng(10)
+    for _ in range(60):
+        n, c = rng.integers(1, 40), rng.integers(2, 8)
+        truth = rng.integers(c, size=n)
+        values = random_scores(rng, (n, c), rng.choice(KINDS))
+        found = scores.balanced_accuracy(truth, values)
+        expected = sklearn.metrics.balanced_accuracy_score(truth, values.argmax(axis=1))
+        assert found.value == pytest.approx(expected, abs=1e-12) and found.items is None
+        assert found.left_out == tuple(sorted(set(range(c)) - set(truth.tolist())))
+    constant = np.tile([0.0, 1.0], (100, 1))
+    assert scores.balanced_accuracy(np.repeat([0, 1], [3, 97]), constant).value == 0.5
+
+
 def test_of_equal_scores_the_first_class_is_taken():
     assert scores.accuracy(np.array([0, 1]), np.ones((2, 2))).items.tolist() == [1.0, 0.0]
 

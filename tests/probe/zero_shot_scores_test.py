@@ -9,11 +9,13 @@ from muq_jax.objectives.retrieval import retrieval
 from muq_jax.probe.zero_shot_scores import (
     CALIBRATED,
     RAW,
+    WEIGHTED,
     chance_average_precision,
     over_tracks,
     rate_each,
     rate_labels,
     rate_search,
+    weighted,
 )
 
 TAGS = ("roc_auc", "average_precision")
@@ -26,6 +28,25 @@ def test_over_tracks():
     np.testing.assert_allclose(scaled.mean(axis=0), 0, atol=1e-12)
     np.testing.assert_allclose(scaled.std(axis=0), [1, 1, 0, 1])
     assert scaled.dtype == np.float64 and not scaled[:, 2].any()
+
+
+def test_weighted_scores_decide_as_bayes_does():
+    rng = np.random.default_rng(3)
+    counts = [700, 40, 260, 0]
+    share = (np.array(counts) + 0.5) / 1002
+    label = rng.choice(4, 20_000, p=share)
+    heard = label + rng.standard_normal(20_000)  # a feature, whose density given each label is known
+    log_density = -0.5 * (heard[:, None] - np.arange(4)) ** 2
+    # What a contrastive loss comes to: log p(label | track) - log p(label), but for a constant of the track.
+    information = log_density - np.log(np.exp(log_density) @ share)[:, None]
+    own = rng.standard_normal((20_000, 1))
+    found = {RAW: (information + own) / 12.5}
+    found[WEIGHTED] = weighted(found[RAW], 12.5, counts)
+    posterior = log_density + np.log(share)
+    np.testing.assert_array_equal(found[WEIGHTED].argmax(axis=1), posterior.argmax(axis=1))
+    rated = rate_labels("classification", ["accuracy"], list("abcd"), np.eye(4, dtype=bool)[label], found, "")
+    accuracy = {name: own["accuracy"] for name, own in rated["scores"].items()}
+    assert accuracy[WEIGHTED] > max(accuracy[RAW], rated["majority"]["accuracy"]) + 0.03
 
 
 def test_tags_as_scikit_learn_scores_them():

@@ -15,8 +15,17 @@ from muq_jax.probe.datasets.folder import published_problem
 from muq_jax.probe.prompts import Prompts
 from muq_jax.probe.task import Dataset, Item, Task
 from muq_jax.probe.tasks import find_task
-from muq_jax.probe.zero_shot import is_done, load_mulan, parts_of, select, texts_of, wanted, zero_shot
-from muq_jax.probe.zero_shot_scores import CALIBRATED, RAW, over_tracks
+from muq_jax.probe.zero_shot import (
+    is_done,
+    load_mulan,
+    parts_of,
+    select,
+    texts_of,
+    train_counts,
+    wanted,
+    zero_shot,
+)
+from muq_jax.probe.zero_shot_scores import CALIBRATED, RAW, WEIGHTED, over_tracks
 from tests.probe.planted_words import encoder_of, hear
 
 SIZE = 16
@@ -56,6 +65,32 @@ def test_genres_by_the_nearest_word(tmp_path, monkeypatch):
     np.testing.assert_allclose(view.similarities[2], [0.8, 0, 0.6], atol=1e-6)
     assert view.right.sum() == 5 and view.right[2].tolist() == [False, False, True]
     assert view.said[3] == "jazz" and view.texts == list(GENRES)
+
+
+def test_frequent_labels_weigh_more_where_a_training_split_tells(tmp_path, monkeypatch):
+    dataset = genre_dataset(["rock", "jazz"], tmp_path)
+    assert train_counts(GENRE, dataset) is None
+    labels = ["jazz"] * 30 + ["rock"] * 2
+    more = [Item(f"l{n}", "train", label, tmp_path / f"l{n}.wav") for n, label in enumerate(labels)]
+    whole = dataclasses.replace(dataset, items=[*dataset.items, *more])
+    counts = train_counts(GENRE, whole)
+    assert counts == {"jazz": 30, "rock": 2}
+    assert train_counts(dataclasses.replace(GENRE, kind="multilabel"), whole) is None
+    # The second is jazz that sounds a little more like rock.
+    vectors = {"t0": AXES[0], "t1": 0.75 * AXES[0] + 0.66 * AXES[1]}
+    monkeypatch.setattr(module, "hear_tracks", hear(vectors))
+    encoder = encoder_of(dict(zip(GENRES, AXES, strict=False)))
+    encoder.mulan.variables = {"params": {"log_temperature": np.log(10.0)}}
+    test, prompts = select(GENRE, whole, "test"), plain(GENRES)
+    found = zero_shot(GENRE, test, encoder, prompts, tmp_path, counts=counts)
+    (part,) = found.content["parts"]
+    assert part["scores"][RAW]["accuracy"] == 0.5 and part["scores"][WEIGHTED]["accuracy"] == 1.0
+    assert found.content["train_counts"] == counts
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps(found.content))
+    assert is_done(path, wanted(GENRE, test, encoder, prompts, counts), test)
+    with pytest.raises(UserError, match="holds a result whose train_counts is "):
+        is_done(path, wanted(GENRE, test, encoder, prompts, {"jazz": 1}), test)
 
 
 def test_calibrated_scores_are_the_tagger_s_over_tracks(tmp_path, monkeypatch):

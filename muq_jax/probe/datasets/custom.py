@@ -32,6 +32,7 @@ _METRICS: dict[Kind, tuple[str, ...]] = {
 }
 METRICS = (
     "accuracy",
+    "balanced_accuracy",
     "weighted_key_score",
     "roc_auc",
     "average_precision",
@@ -260,7 +261,7 @@ def _field(clip: Clip, column: str) -> Any:
 
 def _fits(metric: str, kind: Kind) -> bool:
     more: dict[Kind, tuple[str, ...]] = {
-        "classification": ("weighted_key_score",),
+        "classification": ("balanced_accuracy", "weighted_key_score"),
         "frames": ("chord_majmin",),
     }
     return metric in (*_METRICS[kind], *more.get(kind, ()))
