@@ -11,7 +11,7 @@ sentences. Where there are both, half of the texts are made of tags; three in te
 | variant | text encoder | steps | pairs a step | hardware and time |
 |---|---|---|---|---|
 | smoke | small, 0.1 M | 20 | 8 x 2 s | a CPU, two minutes; trains its own MuQ first |
-| tiny | small, 2 M | 2,000 | 32 x 10 s | 2 CPU cores; see experiments/RESULTS.md |
+| tiny | small, 2 M | 750 | 32 x 10 s | 2 CPU cores, 100 minutes |
 | base | XLM-R base, frozen | 20,000 | 768 x 10 s in 24 parts | one GPU; not run yet |
 | large | XLM-R base, frozen | 2,000 | 7,680 x 10 s in 10 parts | 32 GPUs, 1 to 2 days upstream; not run yet |
 
@@ -43,8 +43,8 @@ from muq_jax.text.sentences import Sentences
 VARIANTS: dict[str, dict[str, Any]] = {
     "tiny": dict(
         text_model="small", vocab_size=4096, width=192, num_layers=2, num_heads=4, text_layers=2,
-        latent_size=128, max_tokens=96, num_steps=2000, batch_size=32, crop_seconds=10, warmup_steps=100,
-        peak_lr=5e-4, log_every=20, eval_every=200, checkpoint_every=100, skip_same_text=True,
+        latent_size=128, max_tokens=96, num_steps=750, batch_size=32, crop_seconds=10, warmup_steps=100,
+        peak_lr=5e-4, log_every=20, eval_every=125, checkpoint_every=100, skip_same_text=True,
         frozen=("audio/muq/subsample",),
     ),
     "smoke": dict(

@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--layer", type=int, help="the layer to compare, in a store with several (default: its last)"
     )
-    parser.add_argument("--k", type=int, default=10, help="how many matches are shown (default: %(default)s)")
+    parser.add_argument("-k", "--k", type=int, default=10, help="how many matches (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="a line of JSON a match")
 
 

@@ -119,7 +119,7 @@ def test_mistakes_are_named(store, muq_folder, mulan_folder, music, tmp_path):
 
 
 def test_the_command(store, capsys):
-    assert main(["search", str(store), "--audio", "0.wav", "--layer", "0", "--k", "2"]) == 0
+    assert main(["search", str(store), "--audio", "0.wav", "--layer", "0", "-k", "2"]) == 0
     first, second = capsys.readouterr().out.splitlines()
     assert first.split()[1] == "1.wav" and second.split()[1] in ("2.wav", "3.wav")
     assert main(["search", str(store), "--audio", "0.wav", "--json"]) == 0
