@@ -139,6 +139,11 @@ def _metrics(row: Row | None) -> list[str]:
         facts.append(f"chance {row['chance']:.4f}")
     if "unigram_ce" in row:
         facts.append(f"code frequencies alone {_number(_mean(row['unigram_ce']), '{:.4f}')}")
+    if "accuracy_chance" in row:
+        facts.append(_beside_chance("nearest in its batch", row, "accuracy"))
+    for way in ("text_to_music", "music_to_text"):
+        if f"{way}_recall_at_10" in row:
+            facts.append(_beside_chance(f"R@10 {way.replace('_', ' ')}", row, f"{way}_recall_at_10"))
     if row["split"] == "train":
         facts += [
             f"gradient norm {_number(row['grad_norm'], '{:.3g}')}",
@@ -157,6 +162,10 @@ def _metrics(row: Row | None) -> list[str]:
         for label, values, form in books:
             lines.append(f"  {label:<{width}} {' '.join(f'{_number(value, form):>7}' for value in values)}")
     return lines
+
+
+def _beside_chance(name: str, row: Row, metric: str) -> str:
+    return f"{name} {_number(row[metric], '{:.1%}')} (chance {row[f'{metric}_chance']:.1%})"
 
 
 def _number(value: float | None, form: str) -> str:

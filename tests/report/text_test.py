@@ -54,3 +54,14 @@ def test_a_run_is_called_healthy_only_once_it_was_measured(tmp_path):
     (tmp_path / "metrics.jsonl").write_text(json.dumps(row) + "\n" + json.dumps(health) + "\n")
     said = describe(tmp_path)
     assert "health: step 3: the loss does not fall" in said and "nothing" not in said
+
+
+def test_retrieval_stands_beside_its_chance(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    row = {"split": "valid", "step": 3, "loss": -0.5, "accuracy": 0.5, "accuracy_chance": 0.03125}
+    for way, found in (("text_to_music", 0.778), ("music_to_text", None)):
+        row |= {f"{way}_recall_at_10": found, f"{way}_recall_at_10_chance": 0.0304}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    said = " ".join(describe(tmp_path).split())
+    assert "validation, step 3: loss -0.5000, nearest in its batch 50.0% (chance 3.1%)" in said
+    assert "R@10 text to music 77.8% (chance 3.0%), R@10 music to text - (chance 3.0%)" in said
