@@ -53,6 +53,9 @@ def _last_words(error: Exception) -> str:
     while isinstance(cause, BaseException) and cause.args:
         cause = cause.args[0] if not isinstance(cause, OSError) else str(cause)
     text = str(cause).strip()
+    if isinstance(error, AttributeError) and isinstance(error.__context__, KeyError):
+        option, *hint = text.splitlines()
+        text = " ".join([f"the configuration has no option {option}.", *hint])
     if "Traceback (most recent call last)" in text:
         text = text.splitlines()[-1].partition(": ")[2]
     return " ".join(text.split())

@@ -68,6 +68,7 @@ def resolved(config, **stat):
     "arguments, said",
     [
         (("muq.py:smoke", "x", "optim.peek_lr=1"), 'Did you mean "peak_lr" instead of "peek_lr"?'),
+        (("muq.py:smoke", "x", "optim.rate=1"), "error: the configuration has no option 'rate'."),
         (("muq.py:smoke", "x", "optim.peak_lr=fast"), "could not convert string to float: 'fast'"),
         (("muq.py:huge", "x"), "no variant 'huge'; expected one of tiny, smoke, base, large"),
         (("mel_rvk.py", "x"), "No such file or directory: 'experiments/configs/mel_rvk.py'"),
