@@ -1,10 +1,11 @@
 """What a MuQ-MuLan knows of music without learning a task: labels and texts are found by similarity alone.
 
-Scores are told twice. `raw` are the similarities, as the model gives them. `calibrated` are first compared
-with background prompts, track by track (`inference.tag`), and then, prompt by prompt, with all tracks of the
+`raw` scores are the similarities, as the model gives them. `calibrated` ones are first compared with
+background prompts, track by track (`inference.tag`), and then, prompt by prompt, with all tracks of the
 split: their mean 0, their deviation 1. The first step counts where tracks are ranked for a label, as in
-tagging; the second where labels are ranked for a track, as with genres. It looks at the other tracks, but not
-at their labels.
+tagging; the second where labels are ranked for a track, as with genres. It looks at the other tracks, but
+not at their labels. `weighted` ones are raw ones and how frequent each label is in the training split,
+where there is one.
 """
 
 import dataclasses
