@@ -115,6 +115,11 @@ def make_task(config: ConfigDict, trainee: Trainee, mesh: Mesh, labels: Path | N
         UserError: there is no such data, or texts are to be read and a clip has none.
     """
     data = config.data
+    if trainee.texts is not None and data.batch_size < 2:
+        raise UserError(
+            f"data.batch_size={data.batch_size}: every clip is told apart from the others of its step; "
+            "expected 2 or more."
+        )
     reading = dict(
         batch_size=data.batch_size,
         crop_samples=crop_samples(config),

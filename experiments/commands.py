@@ -73,12 +73,16 @@ def run_command(work: Callable[[], int], workdir: Path) -> int:
     except KeyboardInterrupt:
         status = INTERRUPTED
     except Exception as error:
-        if not is_full_disk(error):
+        if is_full_disk(error):
+            what = f"the disk is full ({error}). Make room and run the same command again."
+        elif str(error).startswith("RESOURCE_EXHAUSTED"):  # XLA's word, on every kind of device
+            what = (
+                f"out of memory ({str(error).splitlines()[0]}). Lower data.batch_size or data.crop_seconds, "
+                "or, where the configuration has it, raise optim.accumulate."
+            )
+        else:
             raise
-        print(
-            f"error: {workdir}: the disk is full ({error}). Make room and run the same command again.",
-            file=sys.stderr,
-        )
+        print(f"error: {workdir}: {what}", file=sys.stderr)
         return FAILED
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -11,7 +11,7 @@ from experiments.clips import train_source
 from muq_jax.convert.rules import Tree
 from muq_jax.convert.xlm_roberta import load_xlm_roberta
 from muq_jax.convert.xlm_roberta import params_sha256 as text_sha256
-from muq_jax.data.texts import TextReader, texts_in
+from muq_jax.data.texts import TextReader, check_texts, texts_in
 from muq_jax.errors import UserError
 from muq_jax.inference.pretrained import MuQ
 from muq_jax.models.config import MuQConfig
@@ -21,6 +21,7 @@ from muq_jax.nn.transformer import TransformerConfig
 from muq_jax.text.byte_pairs import fit_byte_pairs, vocab_size_of
 from muq_jax.text.sentences import Sentences
 from muq_jax.text.tokenizer import FILE as TOKENIZER
+from muq_jax.text.tokenizer import open_tokenizer
 
 LrFactors: TypeAlias = tuple[tuple[str, float | tuple[float, ...]], ...]
 
@@ -72,7 +73,7 @@ def make_towers(config: ConfigDict, muq: MuQ, stored: Path | None = None) -> Tow
                 f"scratch: leave it out, or set model.text_model={XLM_ROBERTA}."
             )
         sizes = _small(config)
-        tokenizer = _fit_tokenizer(config) if stored is None else (stored / TOKENIZER).read_bytes()
+        tokenizer = _fit_tokenizer(config) if stored is None else _read_tokenizer(stored / TOKENIZER)
         sizes = dataclasses.replace(sizes, vocab_size=vocab_size_of(tokenizer))
         towers = Towers(muq, sizes, None, tokenizer)
     elif name == XLM_ROBERTA:
@@ -191,8 +192,22 @@ def _no_such_text_model(name: str) -> UserError:
     return UserError(f"model.text_model={name!r}: expected {XLM_ROBERTA} or {SMALL}.")
 
 
+def _read_tokenizer(path: Path) -> bytes:
+    try:
+        tokenizer = path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"{path} could not be read: {error.strerror}. The run has begun with it and cannot go on "
+            "without; put it back, or take another --workdir."
+        ) from None
+    open_tokenizer(tokenizer, path)
+    return tokenizer
+
+
 def _fit_tokenizer(config: ConfigDict) -> bytes:
-    texts = texts_in(train_source(config))
+    source = train_source(config)
+    check_texts(source)
+    texts = texts_in(source)
     return fit_byte_pairs(_sentences(config).material(texts, config.seed), config.model.text.vocab_size)
 
 

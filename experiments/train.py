@@ -25,11 +25,15 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from experiments import build, commands, stages
+from experiments.clips import READ_SPLITS, audio_paths, train_source, valid_source
 from experiments.labels import LABELS, write_labels
 from muq_jax import parallel
+from muq_jax.checkpoint import has_checkpoint
 from muq_jax.cli import DONE, FAILED, INTERRUPTED, WRONG_USAGE
 from muq_jax.convert.reader import CONFIG
 from muq_jax.convert.rules import params_sha256
+from muq_jax.data.splits import split_names
+from muq_jax.data.texts import warn_of_cut_texts
 from muq_jax.errors import UserError, mistakes_in
 from muq_jax.report.training import REPORT, report_training
 from muq_jax.train import loop
@@ -102,15 +106,34 @@ def run(config: ConfigDict, workdir: str | os.PathLike[str], *, profile_steps: i
         task = build.make_task(config, trainee, mesh, workdir / LABELS)
     if stored is None:
         _write_config(config, workdir, trainee.beside)
-    if task.valid_batches is None and config.train.eval_every:
-        _log.warning(
-            "no validation: data.source has no split val, valid or validation. Give its rows a `split`, or "
-            "set --config.data.valid_source, to see how the model does on what it does not train on"
-        )
+    _warn_of_data(config, trainee)
     _log.info("%s: training in %s", config.objective.name, workdir)
     state, status = loop.run(task, loop_config, mesh=mesh, workdir=workdir, profile_steps=profile_steps)
     sha256 = None if status == "interrupted" else params_sha256(trainee.to_torch(state))
     return Result(status, int(state.step), sha256)
+
+
+def _warn_of_data(config: ConfigDict, trainee: build.Trainee) -> None:
+    """Says what of the data is not read, or is where it should not be."""
+    source, valid = train_source(config), valid_source(config)
+    if valid is None and config.train.eval_every:
+        _log.warning(
+            "no validation: data.source has no split val, valid or validation. Give its rows a `split`, or "
+            "set --config.data.valid_source, to see how the model does on what it does not train on"
+        )
+    if isinstance(config.data.source, str) and (unread := split_names(config.data.source) - READ_SPLITS):
+        _log.warning(
+            "data.source has rows of the split %s, which nothing here reads; expected %s",
+            *(", ".join(sorted(splits)) for splits in (unread, READ_SPLITS)),
+        )
+    if valid is not None and (both := audio_paths(source) & audio_paths(valid)):
+        _log.warning(
+            "%d files of the validation are trained on, too, such as %s: it will look better than it is",
+            len(both),
+            min(both),
+        )
+    if trainee.texts is not None:
+        warn_of_cut_texts(source, trainee.texts)
 
 
 def _wait_for_hosts(name: str) -> None:
@@ -120,6 +143,9 @@ def _wait_for_hosts(name: str) -> None:
 
 def _read_config(workdir: Path) -> dict[str, Any] | None:
     """Returns the configuration that a run began with; None if none has begun there.
+
+    Before its first checkpoint a run has nothing to go on with: what was wrong may be corrected, and what the
+    data says is read anew.
 
     Raises:
         UserError: the file of its name is something else, such as a model folder's.
@@ -136,7 +162,7 @@ def _read_config(workdir: Path) -> dict[str, Any] | None:
             f"{path} is not the configuration of a run, which has {', '.join(sorted(GROUPS))}; a model "
             "folder has a file of this name too. Give another work directory."
         )
-    return stored
+    return stored if has_checkpoint(workdir) else None
 
 
 def _write_config(config: ConfigDict, workdir: Path, beside: Mapping[str, bytes] | None = None) -> None:

@@ -199,6 +199,11 @@ def newest_step(workdir: str | os.PathLike[str]) -> int | None:
     return None
 
 
+def has_checkpoint(workdir: str | os.PathLike[str]) -> bool:
+    """Returns whether a work directory has a checkpoint that was finished; opens none."""
+    return bool(_finished_steps(Path(workdir) / FOLDER))
+
+
 def load_meta(workdir: str | os.PathLike[str], step: int) -> dict[str, Any]:
     """Returns what was saved as a checkpoint's `meta`."""
     return ocp.JsonCheckpointHandler().restore(_item_path(workdir, step, "meta"), args=ocp.args.JsonRestore())

@@ -175,8 +175,9 @@ def _run_zero_shot(args: argparse.Namespace) -> int:
     else:
         task, data = _task(args, but={"classes"})
         whole = task.read(data)
-        counts = zero_shot.train_counts(task, whole)
-        dataset = zero_shot.select(task, whole, args.split or "test", args.classes)
+        split = args.split or "test"
+        counts = zero_shot.train_counts(task, whole, split)
+        dataset = zero_shot.select(task, whole, split, args.classes)
         prompts = read_prompts(task.name, dataset.classes, args.prompts and Path(args.prompts))
     encoder = zero_shot.load_mulan(args.model[0], args.name, args.tokenizer)
     out = Path(args.out or Path("runs", _ZERO_SHOT, args.task))
@@ -198,6 +199,10 @@ def _told(results: Sequence[Mapping[str, Any]], new: bool) -> int:
     """Prints what is to be known of results beside their scores, and returns the exit status."""
     for problem in dict.fromkeys(problem for result in results for problem in result["problems"]):
         print(f"note: {problem}", file=sys.stderr)
+    for result in results:
+        if left_out := {why: count for why, count in result["left_out"].items() if count}:
+            told = ", ".join(f"{count:,} ({why})" for why, count in left_out.items())
+            print(f"note: {result['task']}: left out {told}", file=sys.stderr)
     failed = {id: why for result in results for id, why in result["failures"].items()}
     if failed:
         print(

@@ -6,6 +6,7 @@ and to pickle into a worker process; the same index always gives the same exampl
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NotRequired, Protocol, TypedDict
 
 import numpy as np
@@ -87,7 +88,7 @@ def make_source(spec: Any, *, split: str | None = None, keep_channels: bool = Fa
 
         return open_tfds(rest, split=split)
     if name.startswith(PREFIX):
-        return FileSource(mtg_jamendo_clips(rest, split), keep_channels=keep_channels)
+        return FileSource(mtg_jamendo_clips(rest, split), name=name, keep_channels=keep_channels)
 
     path = as_path(name)
     check_reachable(path)
@@ -101,9 +102,11 @@ def make_source(spec: Any, *, split: str | None = None, keep_channels: bool = Fa
             f"source {name!r}: of an object store, only a folder written by `prepare` is read; make one of it"
         )
     if path.is_dir():
-        return FileSource(select_split(scan_folder(path), split, name), keep_channels=keep_channels)
+        clips = select_split(scan_folder(path), split, name)
+        return FileSource(clips, name=name, keep_channels=keep_channels)
     if path.is_file():
-        return FileSource(select_split(read_manifest(path), split, name), keep_channels=keep_channels)
+        clips = select_split(read_manifest(path), split, name)
+        return FileSource(clips, name=name, keep_channels=keep_channels)
     raise UserError(
         f"source {name!r}: no such file or folder; expected a folder of audio, a manifest (.jsonl), "
         "a folder written by `prepare`, toy_music[:NUM_CLIPS], tfds:NAME[:SPLIT], mtg_jamendo:FOLDER, or a "
@@ -140,7 +143,7 @@ class FileSource:
     once, so keeping the latest instead would hardly ever find one again.
     """
 
-    def __init__(self, clips: Sequence[Clip], *, keep_channels: bool = False):
+    def __init__(self, clips: Sequence[Clip], *, name: str = "", keep_channels: bool = False):
         missing = [clip for clip in clips if not clip.path.is_file()]
         if missing:
             raise UserError(
@@ -153,6 +156,7 @@ class FileSource:
                     f"{clip.path}: a shard, not an audio file; give the folder of shards as the source"
                 )
         self._clips = list(clips)
+        self._name = name
         self._keep_channels = keep_channels
         self._kept: dict[int, np.ndarray] = {}
         self._kept_bytes = 0
@@ -174,8 +178,17 @@ class FileSource:
         """Returns an example's id and labels; decodes nothing."""
         return self._clips[index].id, self._clips[index].labels
 
+    @property
+    def paths(self) -> list[Path]:
+        """The audio files, in order."""
+        return [clip.path for clip in self._clips]
+
+    # Grain keeps it in checkpoints: a corpus may be moved.
     def __repr__(self) -> str:
         return f"FileSource({len(self._clips)} clips)"
+
+    def __str__(self) -> str:
+        return self._name or repr(self)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_kept": {}, "_kept_bytes": 0}

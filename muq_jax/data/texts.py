@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+import logging
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,8 @@ from muq_jax.errors import UserError, mistakes_in
 from muq_jax.text.sentences import Sentences, Text
 from muq_jax.text.tokenizer import check_unicode, encode, open_tokenizer, pad_ids
 
+_log = logging.getLogger(__name__)
+_LOOKED_AT = 10_000
 _SEPARATOR = "---"
 """Between category and name of a tag, as MTG-Jamendo writes them: genre---rock."""
 
@@ -41,15 +45,17 @@ def text_of(labels: Mapping[str, Any], where: str) -> Text:
         for name in names:
             if not isinstance(name, str) or not name.strip():
                 raise UserError(f"{where}: `tags` holds {name!r:.80}; expected names that are not empty")
-            before, separator, after = name.strip().partition(_SEPARATOR)
+            before, separator, after = (part.strip() for part in name.strip().partition(_SEPARATOR))
             found.append((before, after) if separator and after else (category, name.strip()))
     if caption is None and not found:
         raise UserError(
             f"{where}: neither `caption` nor `tags`, so there is no text for this clip. Give it one, or "
             "leave the clip out"
         )
-    with mistakes_in(where):
-        check_unicode("".join([caption or "", *(name for _, name in found)]))
+    for field, values in (("caption", [caption or ""]), ("tags", [name for _, name in found])):
+        with mistakes_in(f"{where}: `{field}`"):
+            for value in values:
+                check_unicode(value)
     return Text(caption and caption.strip(), tuple(dict.fromkeys(found)))
 
 
@@ -74,6 +80,20 @@ def check_texts(source: Any) -> None:
             )
 
 
+def warn_of_cut_texts(source: Any, reader: "TextReader") -> None:
+    """Says how many texts a reader cuts, of up to 10,000 of each corpus; decodes no audio to find out."""
+    for part in source.sources if isinstance(source, Mixture) else [source]:
+        if hasattr(part, "labels_at"):
+            chosen = range(0, len(part), max(1, math.ceil(len(part) / _LOOKED_AT)))
+            texts = [text_of(labels, f"{part}: clip {id!r}") for id, labels in map(part.labels_at, chosen)]
+            if num_cut := reader.num_cut(texts):
+                _log.warning(
+                    "%s: of %d texts that were looked at %d are longer than data.text.max_tokens=%d; their "
+                    "ends are not read",
+                    *(part, len(texts), num_cut, reader.max_tokens),
+                )
+
+
 def texts_in(source: Any) -> Iterator[Text]:
     """Yields the text of every example of a source, in its order; decodes no audio where labels lie apart.
 
@@ -81,8 +101,9 @@ def texts_in(source: Any) -> Iterator[Text]:
         UserError: as `text_of`, for the first clip without a text.
     """
     for index in range(len(source)):
-        id, labels = labels_at(source, index)
-        yield text_of(labels, f"{source}: clip {id!r}")
+        part, place = source.place(index) if isinstance(source, Mixture) else (source, index)
+        id, labels = labels_at(part, place)
+        yield text_of(labels, f"{part}: clip {id!r}")
 
 
 def labels_at(source: Any, index: int) -> tuple[str, Mapping[str, Any]]:
@@ -122,6 +143,11 @@ class TextReader:
     def read(self, example: Mapping[str, Any]) -> np.ndarray:
         """Returns ids int32 [N] of the text to evaluate with."""
         return self._ids(self.sentences.read(_text(example)))
+
+    def num_cut(self, texts: Iterable[Text]) -> int:
+        """Returns of how many texts the end is cut, as `read` gives them."""
+        said = [self.sentences.read(text) for text in texts]
+        return sum(map(bool, encode(_opened(self.tokenizer), said, self.max_tokens).cut))
 
     def nothing(self) -> np.ndarray:
         """Returns ids int32 [N] of no text: padding alone."""

@@ -87,8 +87,11 @@ class Tagger:
 
     def __call__(self, audio_latents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns scores and similarities, float32 [B, labels], of audio vectors [B, E]."""
-        similarities = audio_latents @ self._vectors.T
-        usual = audio_latents @ self._background.T
+        # A product's last bits hang on its place in the matrix: those of equal vectors are made equal.
+        heard, of_track = np.unique(audio_latents, axis=0, return_inverse=True)
+        read, of_label = np.unique(self._vectors, axis=0, return_inverse=True)
+        similarities = (heard @ read.T)[of_track.reshape(-1)][:, of_label.reshape(-1)]
+        usual = (heard @ self._background.T)[of_track.reshape(-1)]
         spread = usual.std(axis=1, keepdims=True)
         return (similarities - usual.mean(axis=1, keepdims=True)) / spread, similarities
 

@@ -73,7 +73,8 @@ def read_prompts(task: str, labels: Sequence[str], path: Path | None = None) -> 
             f"{place}: has {', '.join(entry) or 'nothing'}; expected templates, and perhaps labels"
         )
     templates, spoken = _texts(entry["templates"], f"{place}, templates"), _spoken(entry, place)
-    if name == task and (strangers := [label for label in spoken if label not in labels]):
+    known = {*labels, *(label.rpartition("---")[2] for label in labels)}
+    if name == task and (strangers := [label for label in spoken if label not in known]):
         raise UserError(f"{place}: {strangers[0]!r} is no label; expected some of {', '.join(labels[:12])}")
     texts = {}
     owners: dict[tuple[str, ...], str] = {}

@@ -10,6 +10,7 @@ where there is one.
 
 import dataclasses
 import datetime
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +21,7 @@ import numpy as np
 
 from muq_jax.errors import UserError
 from muq_jax.inference.tag import Tagger
-from muq_jax.probe.datasets.captions import words
+from muq_jax.probe.datasets.captions import in_other_splits, words
 from muq_jax.probe.datasets.folder import count_splits, published_problem
 from muq_jax.probe.datasets.magnatagatune import NUM_TEST_CLEANED
 from muq_jax.probe.encoders import MuLanEncoder, load_encoder
@@ -139,15 +140,19 @@ def select(task: Task, dataset: Dataset, split: str, classes: Sequence[str] | No
     # The other splits are not heard, so it does not matter whether they are there.
     counted = published_problem(count_splits(dataset.items), task.counts) if task.counts else ()
     problems = tuple(problem for problem in dataset.problems if problem not in counted)
+    chosen = {stretch for item in items if (stretch := _stretch(item))}
+    others = (_stretch(item) for item in dataset.items if item.split != split)
+    problems += in_other_splits((stretch[0] for stretch in others if stretch in chosen), len(items))
     return Dataset(items, classes, dataset.left_out, problems)
 
 
-def train_counts(task: Task, dataset: Dataset) -> dict[str, int] | None:
+def train_counts(task: Task, dataset: Dataset, split: str) -> dict[str, int] | None:
     """Returns the training clips of each label, of a dataset as its reader gave it.
 
-    None where they do not weigh answers: a track may have several labels, or there is no training split.
+    None where they do not weigh answers for tracks of `split`: a track may have several labels, there is no
+    training split, or they are its own.
     """
-    if task.kind != "classification":
+    if task.kind != "classification" or split == "train":
         return None
     labels = (label for item in dataset.items if item.split == "train" for label in _labels(item))
     return dict(sorted(Counter(labels).items())) or None
@@ -255,6 +260,7 @@ def wanted(
     counts: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """Returns what was asked for: a result of anything else is another result."""
+    tokenizer = encoder.mulan.tokenizer
     return {
         "task": RETRIEVAL if task is None else task.name,
         "protocol": PROTOCOL,
@@ -263,6 +269,7 @@ def wanted(
         "split": dataset.items[0].split,
         "weights_sha256": encoder.weights_sha256,
         "features_sha256": encoder.digest,
+        "tokenizer_sha256": tokenizer and hashlib.sha256(tokenizer.source).hexdigest(),
         "prompts_sha256": prompts.sha256,
         "train_counts": counts,
     }
@@ -375,6 +382,10 @@ def _published(task: Task) -> list[dict[str, Any]]:
         }
         for row in rows
     ]
+
+
+def _stretch(item: Item) -> tuple[Path, float, float | None] | None:
+    return None if callable(item.audio) else (item.audio, item.start_seconds, item.end_seconds)
 
 
 def _labels(item: Item) -> tuple[str, ...]:

@@ -77,10 +77,11 @@ def score_lines(content: Content) -> list[str]:
         metrics = list(part["chance"])
         rows = _rows(content, part)
         width = max(len(name) for name, _, _ in rows)
+        cell = max(13, 2 + max(len(_name(m)) for m in metrics))
         lines.append(f"{part['name']} ({part['num_items']:,}): {part['description']}")
-        lines.append("  " + " " * width + "".join(f"{_name(m):>13}" for m in metrics))
+        lines.append("  " + " " * width + "".join(f"{_name(m):>{cell}}" for m in metrics))
         for name, values, _ in rows:
-            cells = "".join(f"{_number(m, values.get(m)):>13}" for m in metrics)
+            cells = "".join(f"{_number(m, values.get(m)):>{cell}}" for m in metrics)
             lines.append(f"  {name:<{width}}{cells}")
     return lines
 

@@ -51,7 +51,8 @@ def make_train_step(
         optimizer: turns the gradient into an update.
         accumulate: micro-batches that the batch is cut into, to fit into memory. Their gradients are joined
             by `LossOutput.weight`, which makes them the whole batch's masked mean; statistics that depend on
-            the batch (BatchNorm's, the count of unused codes) are taken for each micro-batch in turn.
+            the batch (BatchNorm's, the count of unused codes) are taken for each micro-batch in turn. A loss
+            over all pairs of a batch is not such a mean: `MusicText` has parts of its own, `num_parts`.
         frozen: groups of parameters that have no gradient; the optimizer must leave them, too.
         axis_name: of the mapped axis whose devices hold a part of the batch each; None where it is whole.
     """
@@ -118,7 +119,8 @@ def pmap_train_step(
     It takes and gives the state with a leading axis of devices [N, ...], all copies equal, and donates it;
     the batch is [N, B / N, ...], the key one for all. The numbers are those of `jit_train_step` where that
     gives every device BatchNorm statistics of its own (`batch_norm_groups` N), but for dropout, which each
-    device draws for itself. A quantiser is not fitted so: unused codes are replaced from the whole batch.
+    device draws for itself. A quantiser is not fitted so: unused codes are replaced from the whole batch. Nor
+    is `MusicText`, whose pairs would be those of one device alone.
 
     Args:
         objective, optim: as in `make_train_step`.

@@ -111,6 +111,13 @@ def test_captions_and_labels_of_one_s_own(probe, manifest, tmp_path):
     # Six texts of eight tracks; two of them belong to two.
     assert content["parts"][0]["chance"]["recall_at_1"] == pytest.approx((4 * 1 + 2 * 2) / 8 / 6)
     assert content["parts"][1]["chance"]["recall_at_1"] == pytest.approx(1 / 6)
+    (tmp_path / "out/result.json").unlink()
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    mute = {**next(row for row in rows if row["split"] == "test"), "id": "mute", "caption": None, "tags": []}
+    some = manifest.with_name("some.jsonl")
+    some.write_text("".join(json.dumps(row) + "\n" for row in [*rows, mute]))
+    _, _, err = probe("--task", "retrieval", "--manifest", some, "--cache", tmp_path / "own cache")
+    assert "note: retrieval: left out 1 (no text)" in err
     assert (tmp_path / "own cache").is_dir() and not (tmp_path / "cache/muq_jax/features").exists()
     (tmp_path / "out/result.json").unlink()
     own = [

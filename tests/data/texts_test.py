@@ -11,7 +11,7 @@ from muq_jax.data.convert import Settings
 from muq_jax.data.pipeline import make_batches, make_eval_batches
 from muq_jax.data.prepare import prepare
 from muq_jax.data.sources import make_source
-from muq_jax.data.texts import TextReader, check_texts, labels_at, text_of, texts_in
+from muq_jax.data.texts import TextReader, check_texts, labels_at, text_of, texts_in, warn_of_cut_texts
 from muq_jax.errors import UserError
 from muq_jax.text.byte_pairs import fit_byte_pairs
 from muq_jax.text.sentences import Sentences, Text
@@ -72,8 +72,8 @@ def test_captions_and_tags(labels, expected):
         ({"tags": {"genre": "rock"}}, "expected a list of names"),
         ({"tags": ["rock", ""]}, "`tags` holds ''; expected names"),
         ({"tags": [None]}, "`tags` holds None"),
-        ({"caption": "caf\udce9"}, "here: the text .* has the half character"),
-        ({"tags": ["a", "\ud83c"]}, "here: the text .* has the half character"),
+        ({"caption": "caf\udce9", "tags": ["a"]}, r"here: `caption`: the text 'caf\\udce9' has the half"),
+        ({"tags": ["a", "\ud83c"]}, r"here: `tags`: the text '\\ud83c' has the half character"),
     ],
 )
 def test_what_is_no_text_is_named(labels, said):
@@ -102,8 +102,10 @@ def test_labels_are_read_without_audio(manifest, monkeypatch):
 def test_a_clip_without_text_is_named(manifest):
     rows = [*ROWS, {"path": "a.wav", "id": "mute"}]
     (manifest.parent / "mute.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(UserError, match="clip 'mute': neither `caption` nor `tags`"):
-        list(texts_in(make_source(manifest.parent / "mute.jsonl")))
+    mute = manifest.parent / "mute.jsonl"
+    for spec in (mute, f"{manifest}=1,{mute}=1"):
+        with pytest.raises(UserError, match=r"mute\.jsonl: clip 'mute': neither `caption` nor `tags`"):
+            list(texts_in(make_source(spec)))
 
 
 def test_a_source_without_texts_is_refused_before_it_is_read(manifest):
@@ -111,7 +113,9 @@ def test_a_source_without_texts_is_refused_before_it_is_read(manifest):
     (manifest.parent / "some.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     some, whole = manifest.parent / "some.jsonl", make_source(manifest)
     for spec in (some, f"{manifest}=1,{some}=2"):
-        with pytest.raises(UserError, match=r"audio without text, 2 of 6 .* The first: clip 'mute': neither"):
+        with pytest.raises(
+            UserError, match=r"some\.jsonl: audio without text, 2 of 6 .* The first: clip 'mute': neither"
+        ):
             check_texts(make_source(spec))
     check_texts(whole)
     silent = [{"id": "x", "wave": np.zeros(9, np.float32)}]  # of which nothing is known without its audio
@@ -139,6 +143,18 @@ def test_evaluation_reads_every_text_whole_or_cut(manifest, tokenizer):
     assert read[:3] == ["a slow piano piece.", "folk, fiddle", "一首缓慢的钢琴曲 🎹"]
     assert read[3].startswith("long long") and ids[3, -1] == 2  # the mark of its end is kept
     assert (ids[4:] == 1).all()  # what fills up the last batch has no text
+
+
+def test_it_is_said_how_many_texts_are_cut(manifest, tokenizer, caplog):
+    reader = TextReader(Sentences(), tokenizer, 100)
+    warn_of_cut_texts(make_source(manifest, split="train"), reader)
+    warn_of_cut_texts([{"id": "x", "wave": np.zeros(9, np.float32)}], reader)  # not decoded to find out
+    assert caplog.text == ""
+    warn_of_cut_texts(make_source(f"{manifest}=1,toy_music:4=1"), reader)
+    assert (
+        "all.jsonl: of 4 texts that were looked at 1 are longer than data.text.max_tokens=100" in caplog.text
+    )
+    assert len(caplog.records) == 1
 
 
 def test_training_draws_texts_and_changes_no_crop(manifest, tokenizer):

@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 
+import jax
 import pytest
 from absl import logging as absl_logging
 
@@ -29,8 +30,13 @@ def fails_with(error):
         (lambda: INTERRUPTED, INTERRUPTED, "run the same command again"),
         (lambda: os.kill(os.getpid(), signal.SIGTERM), INTERRUPTED, "run the same command again"),
         (fails_with(OSError(errno.ENOSPC, "No space")), FAILED, "the disk is full"),
+        (
+            fails_with(jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 9 GiB\nat")),
+            FAILED,
+            "memory (RESOURCE_EXHAUSTED: 9 GiB). Lower data.batch_size",
+        ),
     ],
-    ids=["done", "mistake", "Ctrl-C", "saved and stopped", "SIGTERM", "full disk"],
+    ids=["done", "mistake", "Ctrl-C", "saved and stopped", "SIGTERM", "full disk", "full memory"],
 )
 def test_how_a_command_ends(work, status, said, tmp_path, capsys):
     handler = signal.getsignal(signal.SIGTERM)

@@ -66,6 +66,14 @@ def test_the_tokenizer_is_fitted_to_the_training_texts_alone_and_once(muq, tmp_p
     assert stages.before(other).maker.tokenizer != found.tokenizer
     config = config_of(muq, **{"data.source": "toy_music:60"})
     assert stages.before(config, None, tmp_path).maker.tokenizer == found.tokenizer
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(UserError, match=r"/tokenizer\.json is not a tokenizer"):
+        stages.before(config, None, tmp_path)
+    (tmp_path / "tokenizer.json").unlink()
+    with pytest.raises(
+        UserError, match=r"/tokenizer\.json could not be read: .* put it back, or take another"
+    ):
+        stages.before(config, None, tmp_path)
 
 
 def test_a_released_text_encoder(muq, folder):  # noqa: F811
@@ -111,6 +119,7 @@ def test_layers_learn_the_slower_the_lower(muq):
         ({"objective.num_layers": 9}, "objective.num_layers=9: expected 0 to 1"),
         ({"optim.layer_decay": 0.0}, "layer_decay of 0.0; expected more than 0"),
         ({"model.dtype": "float16"}, "model.dtype='float16'"),
+        ({"data.batch_size": 1}, "data.batch_size=1: every clip is told apart from the others of its step"),
         ({"optim.accumulate": 3}, "data.batch_size=8 does not divide into optim.accumulate=3 parts"),
     ],
 )
@@ -142,9 +151,39 @@ def test_a_clip_without_text_is_named_before_a_muq_is_trained(tmp_path, monkeypa
     (tmp_path / "music.jsonl").write_text("".join(lines))
     config = config_of(None, **{"data.source": str(tmp_path / "music.jsonl"), "targets.muq": None})
     monkeypatch.setattr(train.loop, "run", lambda *args, **kwargs: pytest.fail("it trains"))
-    with pytest.raises(UserError, match="clip 'mute': neither `caption` nor `tags`"):
+    said = r"music\.jsonl: audio without text, 1 of 2 .*: clip 'mute': neither `caption` nor `tags`"
+    with pytest.raises(UserError, match=said):
         train.run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_what_failed_before_its_first_checkpoint_is_corrected_in_place(muq, tmp_path, monkeypatch):
+    monkeypatch.setattr(train.loop, "run", lambda *args, **kwargs: pytest.fail("it has begun"))
+    run = tmp_path / "run"
+    found = []
+    for changes in ({"data.source": "toy_music:40"}, {"data.source": "toy_music:60", "optim.peak_lr": 1e-4}):
+        with pytest.raises(pytest.fail.Exception, match="it has begun"):
+            train.run(config_of(muq, **changes), run)
+        found.append((json.loads((run / "config.json").read_text()), (run / "tokenizer.json").read_bytes()))
+    assert found[1][0]["optim"]["peak_lr"] == 1e-4
+    assert found[0][1] != found[1][1] == stages.before(config_of(muq, **changes)).maker.tokenizer
+
+
+def test_splits_that_nothing_reads_or_that_share_a_file_are_named(muq, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(train.loop, "run", lambda *args, **kwargs: pytest.fail("it has begun"))
+    soundfile.write(tmp_path / "a.wav", 0.1 * np.random.default_rng(0).standard_normal(24_000), 24_000)
+    splits = ("train", "training", "val", "test")
+    soundfile.write(tmp_path / "b.wav", 0.1 * np.random.default_rng(1).standard_normal(24_000), 24_000)
+    files = ("a.wav", "a.wav", "a.wav", "b.wav")
+    rows = (
+        json.dumps({"id": split, "path": file, "caption": "A tune.", "split": split}) + "\n"
+        for split, file in zip(splits, files, strict=True)
+    )
+    (tmp_path / "music.jsonl").write_text("".join(rows))
+    with pytest.raises(pytest.fail.Exception, match="it has begun"):
+        train.run(config_of(muq, **{"data.source": str(tmp_path / "music.jsonl")}), tmp_path / "run")
+    assert "rows of the split training, which nothing here reads" in caplog.text
+    assert "1 files of the validation are trained on, too, such as" in caplog.text
 
 
 def test_without_validation_it_is_said(muq, tmp_path, monkeypatch, caplog):

@@ -129,7 +129,7 @@ def test_mistakes_in_a_configuration_are_named_before_anything_is_written(
 def test_a_changed_configuration_lists_what_differs(tmp_path):
     config = resolved(mel_rvq.get_config("smoke"))
     train._write_config(config, tmp_path)
-    stored = train._read_config(tmp_path)
+    stored = json.loads((tmp_path / "config.json").read_text())
     config.mesh.data, config.data.num_threads, config.train.log_every = 8, 9, 7
     train._check_config(config, stored, tmp_path)
     config.optim.peak_lr, config.model.rvq.num_books = 0.5, 2
@@ -185,7 +185,7 @@ def test_a_trained_mel_rvq_brings_its_statistics(fitted, tmp_path, monkeypatch):
     monkeypatch.setattr(train.loop, "run", trains)
     with pytest.raises(KeyboardInterrupt):
         train.run(config, tmp_path)
-    assert train._read_config(tmp_path)["model"]["stat"] == [3.0, 20.0]
+    assert json.loads((tmp_path / "config.json").read_text())["model"]["stat"] == [3.0, 20.0]
 
 
 def test_a_half_fitted_mel_rvq_is_refused(fitted, tmp_path):
@@ -269,6 +269,17 @@ def test_a_mixture_of_corpora_has_the_statistics_of_what_is_drawn(tmp_path):
     assert {valid_source(config)[i]["id"] for i in range(2)} < {
         example["id"] for example in map(make_source("toy_music:64").__getitem__, range(64))
     }
+
+
+def test_each_corpus_of_a_mixture_has_its_own_name_for_validation(tmp_path):
+    soundfile.write(tmp_path / "a.wav", 0.1 * np.ones(24_000), 24_000)
+    for name, split in (("one", "val"), ("two", "valid"), ("three", "test")):
+        rows = [{"path": "a.wav", "id": f"{name}-{s}", "split": s} for s in ("train", split)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = mel_rvq.get_config("smoke")
+    config.data.source = ",".join(f"{tmp_path}/{name}.jsonl=1" for name in ("one", "two", "three"))
+    valid = valid_source(config)
+    assert [valid[n]["id"] for n in range(len(valid))] == ["one-val", "two-valid"]
 
 
 def test_large_builds_the_released_models_sizes():

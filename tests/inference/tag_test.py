@@ -67,6 +67,16 @@ def test_the_scores_of_the_background_have_no_mean_and_unit_deviation(mulan):
     np.testing.assert_allclose(quieter, scores, atol=1e-4)
 
 
+def test_equal_tracks_and_equal_labels_are_equally_near(mulan):
+    rng = np.random.default_rng(3)
+    latents = rng.standard_normal((7, mulan.config.latent_size)).astype(np.float32)
+    own = {str(n): ["calm"] if n % 2 else [f"piece {n}"] for n in range(41)}
+    for found in Tagger(mulan, own)(latents[[*range(7), 2, 2, *range(7), 2]]):
+        assert np.array_equal(found[:, 1:2].repeat(20, axis=1), found[:, 1::2])
+        assert np.array_equal(found[[2, 7, 8, 11, 16]], found[[2] * 5])
+        assert np.array_equal(found[:7], found[9:16])
+
+
 def test_no_labels_and_a_dead_text_tower_are_refused(mulan, monkeypatch):
     with pytest.raises(UserError, match="no labels"):
         Tagger(mulan, [])

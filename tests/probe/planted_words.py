@@ -10,6 +10,8 @@ from muq_jax.probe.tracks import Tracks
 class PlantedWords:
     """Stands in for a MuQ-MuLan: `vectors` by text; texts that are not among them get unit noise."""
 
+    tokenizer = SimpleNamespace(source=b"pieces of words")
+
     def __init__(self, vectors, size=16):
         self._vectors, self._size = vectors, size
 

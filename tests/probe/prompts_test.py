@@ -42,6 +42,14 @@ def test_labels_that_are_written_as_one_word_are_read_as_they_are_said():
     assert [texts[0] for texts in found.values()] == ["drum and bass", "double bass", "new age"]
 
 
+def test_a_file_may_name_labels_without_their_category(tmp_path):
+    path = tmp_path / "own.json"
+    entry = {"templates": ["{}"], "labels": {"hiphop": ["hip hop"]}}
+    path.write_text(json.dumps({"mtg_jamendo_genre": entry}))
+    found = read_prompts("mtg_jamendo_genre", ["genre---hiphop", "genre---rock"], path).texts
+    assert found == {"genre---hiphop": ["hip hop"], "genre---rock": ["rock"]}
+
+
 @pytest.mark.parametrize(
     ("labels", "says"),
     [

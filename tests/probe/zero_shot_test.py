@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -69,13 +70,14 @@ def test_genres_by_the_nearest_word(tmp_path, monkeypatch):
 
 def test_frequent_labels_weigh_more_where_a_training_split_tells(tmp_path, monkeypatch):
     dataset = genre_dataset(["rock", "jazz"], tmp_path)
-    assert train_counts(GENRE, dataset) is None
+    assert train_counts(GENRE, dataset, "test") is None
     labels = ["jazz"] * 30 + ["rock"] * 2
     more = [Item(f"l{n}", "train", label, tmp_path / f"l{n}.wav") for n, label in enumerate(labels)]
     whole = dataclasses.replace(dataset, items=[*dataset.items, *more])
-    counts = train_counts(GENRE, whole)
+    counts = train_counts(GENRE, whole, "test")
     assert counts == {"jazz": 30, "rock": 2}
-    assert train_counts(dataclasses.replace(GENRE, kind="multilabel"), whole) is None
+    assert train_counts(dataclasses.replace(GENRE, kind="multilabel"), whole, "test") is None
+    assert train_counts(GENRE, whole, "train") is None  # labels of what is scored are not looked at
     # The second is jazz that sounds a little more like rock.
     vectors = {"t0": AXES[0], "t1": 0.75 * AXES[0] + 0.66 * AXES[1]}
     monkeypatch.setattr(module, "hear_tracks", hear(vectors))
@@ -260,6 +262,9 @@ def test_a_result_that_is_there(captions, tmp_path, monkeypatch):
         is_done(path, asked, fewer)
     with pytest.raises(UserError, match="holds a result whose prompts_sha256"):
         is_done(path, {**asked, "prompts_sha256": "0"}, dataset)
+    encoder.mulan.tokenizer = SimpleNamespace(source=b"other pieces")
+    with pytest.raises(UserError, match="holds a result whose tokenizer_sha256"):
+        is_done(path, wanted(None, dataset, encoder, prompts), dataset)
     path.write_text("[]")
     with pytest.raises(UserError, match="not a result of `probe`"):
         is_done(path, asked, dataset)
@@ -269,6 +274,15 @@ def test_a_vocabulary_of_one_s_own(tmp_path):
     dataset = genre_dataset(["rock", "jazz"], tmp_path)
     assert select(GENRE, dataset, "test", ("jazz", "rock", "polka")).classes == ("jazz", "rock", "polka")
     assert [item.id for item in select(GENRE, dataset, "test").items] == ["t0", "t1"]
+
+
+def test_tracks_that_are_also_trained_on_are_told(tmp_path):
+    dataset = genre_dataset(["rock", "jazz"], tmp_path)
+    assert select(GENRE, dataset, "test").problems == ()
+    again = dataclasses.replace(dataset.items[1], id="again", split="train")
+    more = dataclasses.replace(dataset, items=[*dataset.items, again])
+    (problem,) = select(GENRE, more, "test").problems
+    assert problem.startswith("Of 2 tracks 1 are in another split, too, such as")
 
 
 @pytest.mark.parametrize(

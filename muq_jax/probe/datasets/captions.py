@@ -7,8 +7,9 @@ Rows with one `path` are one track, of which several things are said.
 import dataclasses
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from muq_jax.data.manifest import read_manifest
 from muq_jax.data.paths import is_remote
@@ -45,6 +46,11 @@ def read_captions(
     clips = rows_where(read_manifest(manifest), where or {}, str(manifest))
     whole = split is None and all(clip.split is None for clip in clips)
     split = "all" if whole else split or TEST
+    for clip in clips:
+        if clip.split is not None and clip.split not in SPLIT_NAMES:
+            raise UserError(
+                f"{manifest}: clip {clip.id!r} has split {clip.split!r}; expected {', '.join(SPLITS)}"
+            )
     chosen = clips if whole else [clip for clip in clips if SPLIT_NAMES.get(str(clip.split)) == split]
     if not chosen:
         found = sorted({str(clip.split) for clip in clips if clip.split is not None})
@@ -54,8 +60,10 @@ def read_captions(
         )
     items: dict[Path, Item] = {}
     left_out: Counter[str] = Counter()
+    if num_without := sum(clip.split is None for clip in clips if not whole):
+        left_out["no split"] = num_without
     for clip in chosen:
-        if clip.labels.get("caption") is None and not clip.labels.get("tags"):
+        if clip.labels.get("caption") is None and not _has_tags(clip.labels.get("tags")):
             left_out["no text"] += 1
         elif is_remote(clip.path):
             raise UserError(
@@ -72,8 +80,26 @@ def read_captions(
             f"{manifest}: found {len(texts)} different text(s) in {len(chosen)} rows; retrieval needs at "
             "least two, as `caption`, or as a list of `tags`"
         )
-    problems = (_NO_SPLIT,) if whole else ()
+    elsewhere = [
+        clip.path for clip in clips if clip.path in items and SPLIT_NAMES.get(str(clip.split)) != split
+    ]
+    problems = (_NO_SPLIT,) if whole else in_other_splits(elsewhere, len(items))
     return Dataset(list(items.values()), texts, left_out, problems)
+
+
+def in_other_splits(elsewhere: Iterable[Path], num_tracks: int) -> tuple[str, ...]:
+    """Returns what is to be known of tracks that are in another split, too, perhaps nothing."""
+    names = sorted({str(path) for path in elsewhere})
+    if not names:
+        return ()
+    return (
+        f"Of {num_tracks:,} tracks {len(names):,} are in another split, too, such as {names[0]}: a model "
+        "that was trained on that split has heard them.",
+    )
+
+
+def _has_tags(tags: Any) -> bool:
+    return any(tags.values()) if isinstance(tags, Mapping) else bool(tags)
 
 
 def words(text: Text) -> str:

@@ -196,10 +196,14 @@ def _encode(clip: Clip, value: Any, kind: Kind, rule: str | None, where: str) ->
                     f"{where}: the label is {value!r:.80}; classification takes one text or number. Use "
                     "--kind multilabel, or the rule first"
                 )
+            if not _text(value).strip():
+                raise UserError(f"{where}: the label is empty; name it, or have null for a row without one")
             return _text(value)
         case "multilabel":
             if not isinstance(value, list) or not all(isinstance(tag, str) for tag in value):
                 raise UserError(f"{where}: the label is {value!r:.80}; multilabel takes a list of texts")
+            if not all(tag.strip() for tag in value):
+                raise UserError(f"{where}: one of the labels {value!r:.80} is empty; leave it out")
             return tuple(dict.fromkeys(value))
         case "regression":
             numbers = value if isinstance(value, list) else [value]

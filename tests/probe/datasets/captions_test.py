@@ -57,6 +57,21 @@ def test_splits(manifest):
     assert [item.id for item in read_captions(manifest(*other), "val").items] == ["0", "1"]
 
 
+def test_rows_out_of_any_split_are_refused_or_counted(manifest):
+    dataset = read_captions(manifest(*ROWS, {"caption": "b"}, {"tags": {"genre": []}, "split": "test"}))
+    assert len(dataset.items) == 3 and dataset.left_out == {"no text": 2, "no split": 1}
+    with pytest.raises(UserError, match="clip '5' has split 'eval'; expected train, val, test"):
+        read_captions(manifest(*ROWS, {"caption": "b", "split": "eval"}))
+
+
+def test_tracks_of_another_split_are_told(manifest):
+    dataset = read_captions(
+        manifest(*ROWS, {"path": "0.wav", "id": "again", "caption": "b", "split": "train"})
+    )
+    (problem,) = dataset.problems
+    assert problem.startswith("Of 3 tracks 1 are in another split, too, such as") and "0.wav" in problem
+
+
 def test_rows_of_one_recording_are_one_track(manifest):
     said = (("1", "x", "a"), ("2", "y", "b"), ("3", "x", "c"), ("4", "y", "a"))
     dataset = read_captions(manifest(*({"id": i, "path": f"{p}.wav", "caption": t} for i, p, t in said)))

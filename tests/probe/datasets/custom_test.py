@@ -106,6 +106,8 @@ def test_a_vocabulary_of_one_s_own(tmp_path):
     [
         (["a"], "classification", "Use --kind multilabel, or the rule first"),
         ({"a": 1}, "classification", "takes one text or number"),
+        (" ", "classification", "the label is empty; name it, or have null"),
+        (["a", ""], "multilabel", r"one of the labels \['a', ''\] is empty"),
         ("a", "multilabel", "takes a list of texts"),
         ([1], "multilabel", "takes a list of texts"),
         ("a", "regression", "takes a number"),
