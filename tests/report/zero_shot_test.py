@@ -44,7 +44,8 @@ def evaluated(request, tmp_path_factory):
         else:
             task = find_task("magnatagatune")
             if request.param == "genres":
-                task = Task("genre", "genre", "classification", ("accuracy",), lambda data: None)
+                metrics = ("accuracy", "balanced_accuracy")
+                task = Task("genre", "genre", "classification", metrics, lambda data: None)
             labels = [
                 LABELS[n % 3] if request.param == "genres" else (LABELS[n % 3],) * (n > 5) for n in range(50)
             ]
@@ -116,10 +117,13 @@ def test_published_scores_stand_beside_their_own_split_alone(evaluated):
     lines = score_lines(evaluated.content)
     assert sum("published: " in line for line in lines) == sum(map(len, quoted))
     first = evaluated.content["parts"][0]
-    (raw,) = [row for row in tables[0].rows if row[0] == "raw"]
+    below = next(n for n, line in enumerate(lines) if line.startswith("  raw"))
+    heads, row = lines[below - 1], lines[below]
+    assert len(re.split(r"\s{2,}", heads.strip())) == len(first["chance"]) and len(heads) == len(row)
+    (raw,) = [cells for cells in tables[0].rows if cells[0] == "raw"]
     metric = next(iter(first["chance"]))
     assert raw[1].split("\n")[0] == f"{100 * first['scores']['raw'][metric]:.1f}"
-    assert raw[1].split("\n")[0] in next(line for line in lines if line.startswith("  raw"))
+    assert raw[1].split("\n")[0] in row
 
 
 def test_right_answers_are_bold_and_come_first(evaluated, page):
