@@ -4,7 +4,7 @@
 
 Chroma of a constant-Q transform, averaged over the track, beside the 24 rotated key profiles of Krumhansl and
 Kessler (1982): the best one has the mode. Nothing is fitted. The label's values are `major` and `minor`; rows
-without it are left out and counted. About 40 minutes of audio a minute on one CPU core.
+without it are left out and counted. Two hours of audio a minute on one CPU core.
 """
 
 import argparse
